@@ -1,0 +1,170 @@
+"""RLCM against DDPO: what a reward query, and what a second, buys with a consistency model and with the diffusion model it came from.
+
+For each task and seed both recipes run with the same data, the same number of reward queries and evaluations on the same prompts and
+seeds, without a guard. Where several learning rates are given, both methods choose theirs from the same list, by the trained reward at the
+end of a run with a seed that is not compared. Curves are means over seeds with Student's 95 % interval. Seconds are those of training:
+rollouts, rewards, updates and checkpoints, without evaluations.
+
+    python benchmarks/rlcm_vs_ddpo.py                                     # hours on two cores; writes docs/results/rlcm_vs_ddpo.*
+    python benchmarks/rlcm_vs_ddpo.py train.iterations=40 --lr 3e-4 1e-3 3e-3
+    python benchmarks/rlcm_vs_ddpo.py --quick                             # a smoke run, written into its --runs folder
+
+A run that has finished in --runs is used again, one that was stopped goes on, so this can be stopped and started at will.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from curves import average, plot, table
+from rich.console import Console
+
+from tropism import api, plugins
+from tropism.errors import RecipeError
+from tropism.recipe import Recipe, read
+
+METHODS = ("rlcm", "ddpo")
+RECIPES = "image/{method}-{task}"
+GRID_SEED = 1000  # of the runs that choose a learning rate
+QUICK = (
+    "train.iterations=2",
+    "rollout.samples=8",
+    "rollout.batch=8",
+    "evaluate.every=1",
+    "evaluate.prompts=2",
+    "evaluate.per_prompt=2",
+    "evaluate.evaluators=[]",
+    "save.every=1",
+)
+Curve = dict[str, list[float]]  # step, samples, seconds and one list for each evaluated metric
+
+
+class Comparison:
+    """Runs by task, method, learning rate and seed, each made once."""
+
+    def __init__(self, root: Path, recipes: str, overrides: Sequence[str]) -> None:
+        self.root, self.recipes, self.overrides = root, recipes, overrides
+        self.catalog = plugins.manager()[1]
+        self.console = Console(stderr=True)
+
+    def recipe(self, task: str, method: str, lr: float, seed: int) -> tuple[str, list[str], Recipe]:
+        name = self.recipes.format(method=method, task=task)
+        changes = [*self.overrides, "guard=null", f"train.lr={lr!r}", f"seed={seed}"]
+        return name, changes, api.load_recipe(name, self.catalog, changes)[0]
+
+    def curve(self, task: str, method: str, lr: float, seed: int) -> Curve:
+        """The evaluations of a run. Raises RecipeError where the folder holds a run with other settings."""
+        name, changes, wanted = self.recipe(task, method, lr, seed)
+        folder = self.root / f"{task}-{method}-lr{lr:g}-seed{seed}"
+        if not (folder / "recipe.yaml").exists():
+            api.run(name, changes, folder=folder, console=self.console)
+        elif read(folder / "recipe.yaml") != wanted:
+            raise RecipeError(f"{folder} holds a run with other settings; give another --runs folder, or remove it")
+        elif not finished(folder):
+            api.resume(folder, console=self.console)
+        if not finished(folder):
+            raise KeyboardInterrupt
+        return evaluations(folder / "metrics.jsonl")
+
+    def chosen(self, task: str, method: str, rates: Sequence[float]) -> tuple[float, dict[float, float]]:
+        """The learning rate whose run ends with the best trained reward, and what each rate reached."""
+        if len(rates) == 1:
+            return rates[0], {}
+        metric, weight = self.trained(task)
+        reached = {lr: self.curve(task, method, lr, GRID_SEED)[metric][-1] for lr in rates}
+        return max(rates, key=lambda lr: weight * reached[lr]), reached
+
+    def trained(self, task: str) -> tuple[str, float]:
+        """The reward that a task trains on, and its weight."""
+        part = self.recipe(task, METHODS[0], 1e-3, 0)[2].rewards[0]
+        return part.use, part.weight
+
+    def refuse_unequal(self, task: str) -> None:
+        """Raises RecipeError where the methods would differ in data, rewards or the number of reward queries."""
+        one, other = (self.recipe(task, method, 1e-3, 0)[2] for method in METHODS)
+        pairs = {
+            "data": (one.data, other.data),
+            "rewards": (one.rewards, other.rewards),
+            "evaluate": (one.evaluate, other.evaluate),
+            "reward queries": (one.arithmetic()["samples in all"], other.arithmetic()["samples in all"]),
+        }
+        if unequal := [f"{name}: {a} and {b}" for name, (a, b) in pairs.items() if a != b]:
+            raise RecipeError(f"{one.name} and {other.name} cannot be compared; " + "; ".join(unequal))
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder holds a run that has come to its end."""
+    summary = folder / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+
+
+def evaluations(file: Path) -> Curve:
+    """What ``metrics.jsonl`` says of each evaluation. An evaluation's own seconds are those since the line before it."""
+    curve: Curve = defaultdict(list)
+    spent, before = 0.0, 0.0
+    for row in (json.loads(line) for line in file.read_text().splitlines()):
+        name = row["name"].removeprefix("eval/")
+        if name != row["name"] and not name.endswith(("/low", "/high")):
+            if row["step"] not in curve["step"]:
+                curve["step"].append(row["step"])
+                curve["samples"].append(row["samples"])
+                curve["seconds"].append(before - spent)
+                spent += row["seconds"] - before
+            curve[name].append(row["value"])
+        before = row["seconds"]
+    return dict(curve)
+
+
+def compare(comparison: Comparison, tasks: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> dict[str, Any]:
+    """All that the table and the plot show, by task and method."""
+    results: dict[str, Any] = {}
+    for task in tasks:
+        comparison.refuse_unequal(task)
+        trained, weight = comparison.trained(task)
+        results[task] = {"trained": trained, "weight": weight, "methods": {}}
+        for method in METHODS:
+            lr, reached = comparison.chosen(task, method, rates)
+            runs: Mapping[int, Curve] = {seed: comparison.curve(task, method, lr, seed) for seed in seeds}
+            results[task]["methods"][method] = {
+                "recipe": comparison.recipes.format(method=method, task=task),
+                "lr": lr,
+                "lr grid": [{"lr": rate, "reached": value} for rate, value in reached.items()],
+                "seeds": {str(seed): curve for seed, curve in runs.items()},
+                "curves": average(list(runs.values())),
+            }
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to every recipe")
+    parser.add_argument("--tasks", nargs="+", default=["compress", "align"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--lr", nargs="+", type=float, default=[1e-3], help="learning rates that both methods choose from")
+    parser.add_argument("--recipes", default=RECIPES, help="the recipes' names or files, with {method} and {task}")
+    parser.add_argument("--runs", type=Path, default=Path("runs/rlcm_vs_ddpo"))
+    parser.add_argument("--out", type=Path, help="where results are written; docs/results if not given, with --quick the --runs folder")
+    parser.add_argument("--quick", action="store_true", help="two tiny iterations of one seed")
+    given = parser.parse_args(words)
+    comparison = Comparison(given.runs, given.recipes, [*(QUICK if given.quick else ()), *given.overrides])
+    results = compare(comparison, given.tasks, given.seeds[:1] if given.quick else given.seeds, given.lr)
+    out = given.out or (given.runs if given.quick else Path("docs/results"))
+    out.mkdir(parents=True, exist_ok=True)
+    line = shlex.join(["python", "benchmarks/rlcm_vs_ddpo.py", *words])
+    (out / "rlcm_vs_ddpo.json").write_text(json.dumps({"command": line, "tasks": results}, indent=1))
+    text = table(results, line)
+    (out / "rlcm_vs_ddpo.md").write_text(text)
+    plot(results, out / "rlcm_vs_ddpo.svg")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

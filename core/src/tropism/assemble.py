@@ -1,0 +1,222 @@
+"""From a recipe to its parts, and every reason why the parts cannot work together.
+
+What fits with what is computed from what the parts declare, so an impossible recipe is refused before any weight is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tropism.credit import Credit
+from tropism.diffusion.samplers import Sampler
+from tropism.diffusion.schedules import Schedule
+from tropism.entry import Entry
+from tropism.errors import PluginError, RecipeError, TropismError, nearest
+from tropism.optimizers.base import Optimizer
+from tropism.plugins import Catalog
+from tropism.recipe import Lines, Mistakes, Part, Recipe, locate, mistaken
+from tropism.rewards.base import needs
+from tropism.rewards.combine import Combined
+from tropism.rewards.combine import Part as Weighted
+from tropism.types import Item
+
+Path = tuple[str | int, ...]
+ALWAYS = {"x0", "seed"}
+PLACES: dict[Path, str] = {  # where a recipe names parts, and the kind of entry that each names
+    ("policy",): "policies",
+    ("data",): "datasets",
+    ("rollout", "sampler"): "samplers",
+    ("rewards",): "rewards",
+    ("credit",): "credits",
+    ("optimizer",): "optimizers",
+    ("evaluate", "rewards"): "rewards",
+    ("evaluate", "evaluators"): "evaluators",
+    ("track",): "trackers",
+}
+
+
+@dataclass
+class Parts:
+    """Everything of a run that needs no weights."""
+
+    sampler: Sampler
+    credit: Credit
+    optimizer: Optimizer
+    train: list[Item]
+    heldout: list[Item]
+
+
+def named_parts(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
+    """Every part of a recipe with its place and the kind of entry that it names."""
+    for place, kind in PLACES.items():
+        for path, part in _each(place, functools.reduce(getattr, map(str, place), recipe)):
+            yield path, kind, part
+
+
+def _each(place: Path, found: Any) -> list[tuple[Path, Any]]:
+    """What stands at a place: one thing, or the items of a list with their own paths."""
+    return [((*place, index), item) for index, item in enumerate(found)] if isinstance(found, list | tuple) else [(place, found)]
+
+
+def check(recipe: Recipe, catalog: Catalog, text: str = "", where: str = "recipe") -> Parts:
+    """Build all that needs no weights. Raises RecipeError with every problem, each with its line in ``text``."""
+    problems: list[tuple[Path, str]] = []
+    targets: dict[Path, Any] = {}
+    for path, kind, part in named_parts(recipe):
+        try:
+            targets[path] = catalog.load(kind, part.use)
+            problems.extend((path, complaint) for complaint in _arguments(targets[path], kind, part))
+        except PluginError as error:
+            problems.append((path, str(error)))
+    parts = None
+    if not problems:
+        parts = _build(recipe, targets, problems)
+    if problems or parts is None:
+        raise RecipeError(mistaken(where, _placed(problems, locate(text) if text else {})))
+    return parts
+
+
+def also(found: Mistakes, catalog: Catalog) -> Mistakes:
+    """The mistakes of a recipe that cannot be read, with those of its parts that can be looked at, so that all are told at once."""
+    more = [(path, complaint) for path, kind, raw in _raw_parts(found.data) for complaint in _complaints(kind, raw, catalog)]
+    return Mistakes(found.where, [*found.found, *_placed(more, found.lines)], found.data, found.lines)
+
+
+def _placed(problems: list[tuple[Path, str]], lines: Lines) -> list[tuple[int, str]]:
+    """Complaints with their lines, under the dotted names of their places."""
+    return [(_line(path, lines), f"{'.'.join(map(str, path))}: {complaint}") for path, complaint in problems]
+
+
+def _raw_parts(data: dict[str, Any]) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """Every part of a recipe's raw content that at least names what it is."""
+    for place, kind in PLACES.items():
+        inner: Any = data
+        for key in place:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        for path, raw in _each(place, inner):
+            if isinstance(raw, dict) and isinstance(raw.get("use"), str):
+                yield path, kind, raw
+
+
+def _complaints(kind: str, raw: dict[str, Any], catalog: Catalog) -> list[str]:
+    reserved = {"weight", "normalise"} if kind == "rewards" else set()
+    part = Part.model_validate({key: value for key, value in raw.items() if key not in reserved})
+    try:
+        return list(_arguments(catalog.load(kind, part.use), kind, part))
+    except PluginError as error:
+        return [str(error)]
+
+
+def make(catalog: Catalog, kind: str, part: Part) -> Any:
+    """Build one part. A reward that is a plain function is not called but taken with the part's arguments filled in."""
+    target = catalog.load(kind, part.use)
+    if _is_factory(target, kind):
+        return target(**part.arguments)
+    return functools.partial(target, **part.arguments) if part.arguments else target
+
+
+def rewards(recipe: Recipe, catalog: Catalog) -> tuple[Combined, dict[str, Any]]:
+    """The trained sum, and the rewards that are only watched, by name."""
+    trained = [Weighted(part.use, make(catalog, "rewards", part), part.weight, part.normalise) for part in recipe.rewards]
+    watched = {part.use: make(catalog, "rewards", part) for part in recipe.evaluate.rewards}
+    return Combined(trained), watched
+
+
+def _is_factory(target: Any, kind: str) -> bool:
+    return isinstance(target, type) or kind != "rewards"
+
+
+def _arguments(target: Any, kind: str, part: Part) -> Iterator[str]:
+    """What is wrong with a part's arguments, by the target's own signature."""
+    if not callable(target):
+        yield f"'{part.use}' is a {type(target).__name__}, which cannot be built"
+        return
+    known = inspect.signature(target).parameters
+    for name in part.arguments:
+        if name not in known:
+            yield f"'{part.use}' takes no argument '{name}'{nearest(name, known)}; it takes {', '.join(known) or 'none'}"
+    if _is_factory(target, kind):
+        for name, parameter in known.items():
+            if parameter.default is parameter.empty and name not in part.arguments and parameter.kind is not parameter.VAR_KEYWORD:
+                yield f"'{part.use}' needs the argument '{name}'"
+
+
+def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, str]]) -> Parts | None:
+    def built(path: Path, part: Part) -> Any:
+        try:
+            return targets[path](**part.arguments)
+        except (TropismError, ValueError, TypeError) as error:
+            problems.append((path, str(error)))
+
+    sampler = built(("rollout", "sampler"), recipe.rollout.sampler)
+    credit = built(("credit",), recipe.credit)
+    optimizer = built(("optimizer",), recipe.optimizer)
+    data = built(("data",), recipe.data)
+    if problems:
+        return None
+    problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
+    return Parts(sampler, credit, optimizer, data.train, data.heldout)
+
+
+def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any, optimizer: Any, data: Any) -> Iterator[tuple[Path, str]]:
+    if "steps" in optimizer.needs and not noisy_steps(sampler, recipe.rollout.steps):
+        name, count = recipe.rollout.sampler.use, recipe.rollout.steps
+        yield (
+            ("rollout", "sampler"),
+            f"'{recipe.optimizer.use}' learns from noisy steps, but '{name}' with these arguments and {count} steps has none; "
+            "give it noise (eta above 0) or more steps",
+        )
+    if recipe.rollout.group < credit.min_group:
+        least, group = credit.min_group, recipe.rollout.group
+        yield (
+            ("rollout", "group"),
+            f"credit '{recipe.credit.use}' compares at least {least} samples of a prompt, but rollout.group is {group}",
+        )
+    emits = _emits(targets["policy",])
+    given = (emits or set()) | ALWAYS | set(data.train[0])
+    for path, kind, part in named_parts(recipe):
+        if kind == "rewards" and emits is not None:
+            call = targets[path].__call__ if isinstance(targets[path], type) else functools.partial(targets[path], **part.arguments)
+            if absent := [name for name in needs(call) if name not in given and name != "self"]:
+                found = ", ".join(sorted(given))
+                yield path, f"'{part.use}' needs {', '.join(absent)}, but '{recipe.policy.use}' on this data gives {found}"
+    if recipe.guard is not None:
+        watched = {part.use for part in (*recipe.rewards, *recipe.evaluate.rewards)}
+        if recipe.guard.metric not in watched:
+            yield ("guard",), f"guard.metric '{recipe.guard.metric}' is not evaluated{nearest(recipe.guard.metric, watched)}"
+
+
+def _emits(policy: Any) -> set[str] | None:
+    """The media that a policy class gives, or those of the class that a factory says it returns; None where it does not say."""
+    made: Any = policy if isinstance(policy, type) else typing.get_type_hints(policy).get("return")
+    return set(made.emits) if hasattr(made, "emits") else None
+
+
+def noisy_steps(sampler: Sampler, steps: int) -> int:
+    """How many of ``steps`` steps have noise that reaches the sample, on a schedule like Stable Diffusion's."""
+    bar = torch.cumprod(1 - torch.linspace(0.03, 0.11, 1000) ** 2, 0)
+    try:
+        levels = sampler.levels(Schedule(bar=bar), steps)
+    except TropismError:
+        return 1  # the step count is refused later, by the schedule it does not fit
+    return int((sampler.deviation(levels[:-1], levels[1:]) > 0).sum())
+
+
+def describe(entry: Entry) -> str:
+    """An entry's arguments with their defaults, for ``tropism show``."""
+    lines = []
+    for name, parameter in inspect.signature(entry.load()).parameters.items():
+        kind = parameter.annotation if isinstance(parameter.annotation, str) else getattr(parameter.annotation, "__name__", "")
+        lines.append(name + (f": {kind}" if kind else "") + ("" if parameter.default is parameter.empty else f" = {parameter.default!r}"))
+    return "\n".join(lines)
+
+
+def _line(path: Path, lines: dict[Path, int]) -> int:
+    return next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 0)

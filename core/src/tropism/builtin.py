@@ -1,0 +1,78 @@
+"""What the core itself registers: a plugin like any other, loaded first."""
+
+from __future__ import annotations
+
+from tropism.entry import Entry
+from tropism.hookspecs import hookimpl
+
+
+@hookimpl
+def register_policies() -> list[Entry]:
+    return [
+        Entry("pipeline", "tropism.policies.pipeline:from_folder", "any diffusers pipeline, from a folder or a hub name"),
+        Entry("toy/mixture", "tropism.toy:ToyPolicy", "a 2-D Gaussian mixture with an exact denoiser"),
+    ]
+
+
+@hookimpl
+def register_rewards() -> list[Entry]:
+    return [Entry("toy/near", "tropism.toy:Near", "minus the distance to a point of the plane")]
+
+
+@hookimpl
+def register_optimizers() -> list[Entry]:
+    return [
+        Entry(
+            "policy-gradient",
+            "tropism.optimizers.policy_gradient:PolicyGradient",
+            "clipped policy gradient on step log-probabilities (DDPO, RLCM)",
+        )
+    ]
+
+
+@hookimpl
+def register_samplers() -> list[Entry]:
+    return [
+        Entry("ddim", "tropism.diffusion.samplers:DDIM", "DDIM with noise eta (Song et al. 2021; DDPO takes eta 1)"),
+        Entry("consistency", "tropism.diffusion.samplers:Consistency", "multistep consistency sampling (LCM): denoise, then noise again"),
+    ]
+
+
+@hookimpl
+def register_credits() -> list[Entry]:
+    return [
+        Entry("per-prompt", "tropism.credit:PerPrompt", "mean and deviation of each prompt's recent rewards (DDPO)"),
+        Entry("group", "tropism.credit:Group", "mean and deviation of each group of siblings (GRPO)"),
+        Entry("batch", "tropism.credit:Batch", "mean and deviation of the whole rollout"),
+    ]
+
+
+@hookimpl
+def register_evaluators() -> list[Entry]:
+    return [
+        Entry("base-distance", "tropism.evaluate:BaseDistance", "root mean square distance to the base model's sample of the same seed"),
+    ]
+
+
+@hookimpl
+def register_datasets() -> list[Entry]:
+    return [Entry("prompts", "tropism.data.prompts:Prompts", "prompts from text files, one a line, or from a list")]
+
+
+@hookimpl
+def register_recipes() -> list[Entry]:
+    return [Entry("toy/ddpo", "tropism:recipes/toy-ddpo.yaml", "the whole loop in seconds, on a 2-D mixture")]
+
+
+@hookimpl
+def register_views() -> list[Entry]:
+    return [Entry("toy/points", "tropism.toy:PointView", "a point of the plane")]
+
+
+@hookimpl
+def register_trackers() -> list[Entry]:
+    return [
+        Entry("tensorboard", "tropism.track:TensorBoard", "TensorBoard event files in the run folder", "tropism[tensorboard]"),
+        Entry("wandb", "tropism.track:WandB", "Weights & Biases", "tropism[wandb]"),
+        Entry("trackio", "tropism.track:Trackio", "trackio, local first", "tropism[trackio]"),
+    ]

@@ -1,0 +1,28 @@
+"""``tropism eval``: measure a run's newest weights again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tropism.cli import options
+
+
+@click.command("eval", epilog="\b\nExamples:\n  tropism eval runs/toy-ddpo-seed0\n  tropism eval runs/toy-ddpo-seed0 > again.txt")
+@options.run_folder
+def command(run: Path) -> None:
+    """Evaluate a run's newest weights again.
+
+    RUN's base model and its weights at the newest checkpoint, by the recipe's own evaluation. Writes nothing.
+    """
+    from tropism import api
+    from tropism.cli.outcome import echo_results
+    from tropism.report.read import Interval
+    from tropism.report.results import Result, role
+
+    job = api.trained(run)
+    trained = {part.use for part in job.recipe.rewards}
+    before, after = api.evaluate(job)
+    pairs = {name: (Interval(*before[name].as_list()), Interval(*found.as_list())) for name, found in after.items()}
+    echo_results(Result(name, role(name, trained), "", *pair) for name, pair in pairs.items())

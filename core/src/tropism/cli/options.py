@@ -1,0 +1,18 @@
+"""What several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+plugin_files = click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A Python file with plugin hooks; may be repeated.",
+)
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+run_folder = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))

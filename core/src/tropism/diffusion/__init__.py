@@ -1,0 +1,1 @@
+"""Noise levels, transition kernels and rollouts: the mathematics, without any model."""

@@ -1,0 +1,1 @@
+"""Alignment algorithms, one file each, its paper and formula in the docstring."""

@@ -1,0 +1,1 @@
+"""Policies: generative models as alignment sees them."""

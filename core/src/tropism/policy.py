@@ -1,0 +1,36 @@
+"""The policy: six methods are a modality's whole surface. No loop, no LoRA, no saving and no device code in it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from tropism.diffusion.noise import Draw
+from tropism.diffusion.schedules import Schedule
+from tropism.types import Item, Level, Tree
+
+
+class Policy(Protocol):
+    """A generative model being aligned. Contract tests in :mod:`tropism.testing` say what each method must keep."""
+
+    emits: frozenset[str]  # kinds of media that decode gives, e.g. {"image"}
+
+    @property
+    def schedule(self) -> Schedule:
+        """Noise levels and what the network's output means."""
+
+    def encode(self, items: list[Item]) -> Tree:
+        """Conditions [B, ...] for items; cached by the caller, so it may be slow. No gradient."""
+
+    def predict(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
+        """The network's output, guidance included: x [B, ...] at levels [B] -> [B, ...] float32. Pure and differentiable."""
+
+    def noise(self, draw: Draw) -> torch.Tensor:
+        """Where sampling starts: x_T [B, ...] float32."""
+
+    def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Finished samples [B, ...] -> media by kind, e.g. {"image": [B, 3, H, W] in [0, 1]}."""
+
+    def trainable(self) -> torch.nn.Module:
+        """The network that learns."""

@@ -1,0 +1,9 @@
+"""The report: one HTML file that shows what a run did, offline, with curves, samples and numbers.
+
+``build`` makes the page of one run, ``compare`` the same page for several runs side by side.
+"""
+
+from tropism.report.page import build, compare
+from tropism.report.samples import View
+
+__all__ = ["View", "build", "compare"]

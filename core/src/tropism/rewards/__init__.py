@@ -1,0 +1,1 @@
+"""Rewards: how scores are asked for, checked and combined."""

@@ -1,0 +1,95 @@
+"""The run folder: where everything of a run is, and nothing anywhere else.
+
+``recipe.yaml`` (resolved), ``env.json``, ``plugins.json``, ``metrics.jsonl``, ``summary.json``, ``samples/``, ``checkpoints/``,
+``log.txt`` and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+import tropism
+from tropism.errors import RecipeError
+from tropism.recipe import Recipe, read
+
+if TYPE_CHECKING:
+    from tropism.run import Run
+
+
+def create(root: Path, recipe: Recipe, plugin_files: tuple[Path, ...] = ()) -> Path:
+    """A new folder under ``root`` named after the recipe and its seed (with a number if that is taken), with recipe and environment."""
+    stem = f"{recipe.name.replace('/', '-')}-seed{recipe.seed}"
+    number, folder = 1, root / stem
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            folder = root / f"{stem}-{number}"
+    fill(folder, recipe, plugin_files)
+    return folder
+
+
+def fill(folder: Path, recipe: Recipe, plugin_files: tuple[Path, ...] = ()) -> None:
+    """Write what describes a run before it begins; ``recipe.yaml``, which makes the folder a run, last and whole."""
+    (folder / "env.json").write_text(json.dumps(environment(), indent=1))
+    (folder / "plugins.json").write_text(json.dumps([str(path.resolve()) for path in plugin_files]))
+    write_recipe(folder, recipe)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """``recipe.yaml``, by renaming, so that a crash leaves the old one or the new one."""
+    temporary = folder / ".recipe.yaml"
+    temporary.write_text(recipe.dump())
+    temporary.replace(folder / "recipe.yaml")
+
+
+def open_run(folder: Path) -> tuple[Recipe, tuple[Path, ...]]:
+    """The recipe and the single-file plugins of an existing run. Raises RecipeError where this is no run folder."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder} is not a run folder: it has no recipe.yaml; 'tropism run' prints the folder it writes")
+    files = folder / "plugins.json"
+    return read(folder / "recipe.yaml"), tuple(Path(p) for p in (json.loads(files.read_text()) if files.is_file() else []))
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, for ``env.json``, the report and ``tropism doctor``."""
+    packages = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    return {
+        "tropism": tropism.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": device,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def write_summary(run: Run, status: str) -> None:
+    """``summary.json``: the run in numbers, for a program to read."""
+    before = run.evaluations[0][1] if run.evaluations else {}
+    after = run.evaluations[-1][1] if run.evaluations else {}
+    units = {name: reward.unit for name, reward in run.rewards.items() if hasattr(reward, "unit")}
+    summary = {
+        "recipe": run.recipe.name,
+        "seed": run.recipe.seed,
+        "status": status,
+        "seconds": round(run.elapsed(), 2),
+        "phases": {name: round(seconds, 2) for name, seconds in run.phases.items()},
+        "iterations": run.step,
+        "evaluated": run.evaluations[-1][0] if run.evaluations else 0,
+        "samples": run.step * run.recipe.rollout.samples,
+        "trained": [part.use for part in run.recipe.rewards],
+        "units": units,
+        "alarms": run.alarms,
+        "metrics": {name: {"before": before[name], "after": after[name]} for name in after if name in before},
+    }
+    (run.folder / "summary.json").write_text(json.dumps(summary, indent=1))

@@ -1,0 +1,120 @@
+"""The records that pass between the four parts: condition, steps, rollout.
+
+Shapes: B samples, S sampler steps; ``...`` is the shape of one sample. States, levels and log-probabilities are float32 whatever the
+network runs in: bfloat16 states shift log-probabilities by more than the clip ranges in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+Item = dict[str, Any]  # {"prompt": "red apple", ...}: what a dataset yields and what rewards may name as arguments
+Tree = dict[str, Any]  # nested dicts of tensors whose first axis is the batch
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level or many: ``t``, ``alpha`` and ``sigma`` of one shape, float32."""
+
+    t: torch.Tensor
+    alpha: torch.Tensor
+    sigma: torch.Tensor
+
+    def __getitem__(self, index: Any) -> Level:
+        return Level(self.t[index], self.alpha[index], self.sigma[index])
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def expand(self, count: int) -> Level:
+        """A scalar level for each of ``count`` samples: [] -> [count]."""
+        return Level(self.t.expand(count), self.alpha.expand(count), self.sigma.expand(count))
+
+    def to(self, device: torch.device) -> Level:
+        return Level(self.t.to(device), self.alpha.to(device), self.sigma.to(device))
+
+
+def tree_map(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
+    """Apply ``fn`` to every tensor of a tree."""
+    return {key: tree_map(fn, value) if isinstance(value, dict) else fn(value) for key, value in tree.items()}
+
+
+def tree_cat(trees: Sequence[Tree]) -> Tree:
+    """Concatenate trees of one structure along the batch axis."""
+    first = trees[0]
+    return {key: tree_cat([t[key] for t in trees]) if isinstance(first[key], dict) else torch.cat([t[key] for t in trees]) for key in first}
+
+
+@dataclass(kw_only=True)
+class Condition:
+    """What a batch of samples is conditioned on."""
+
+    items: list[Item]  # B raw items
+    encoded: Tree  # tensors [B, ...] from Policy.encode
+    seed: torch.Tensor  # [B] int64: the sample's own seed, so that a sample does not depend on its neighbours
+    group: torch.Tensor  # [B] int64: siblings of one prompt share a number
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def slice(self, begin: int, end: int) -> Condition:
+        """Samples begin..end."""
+        cut = tree_map(lambda t: t[begin:end], self.encoded)
+        return Condition(items=self.items[begin:end], encoded=cut, seed=self.seed[begin:end], group=self.group[begin:end])
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        return Condition(
+            items=[item for part in parts for item in part.items],
+            encoded=tree_cat([part.encoded for part in parts]),
+            seed=torch.cat([part.seed for part in parts]),
+            group=torch.cat([part.group for part in parts]),
+        )
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """A trajectory: what learning needs of how the samples came about."""
+
+    x: torch.Tensor  # [B, S+1, ...] float32 states, noise first
+    levels: Level  # [S+1] exact noise levels, shared by the batch
+    logp: torch.Tensor  # [B, S] float32, mean over dimensions; 0 where the step is deterministic
+    on: torch.Tensor  # [S] bool: steps whose noise reaches the sample, the only ones that are trained
+
+
+@dataclass(kw_only=True)
+class Rollout:
+    """Samples with their scores; credit fills ``advantage``."""
+
+    cond: Condition
+    x0: torch.Tensor  # [B, ...] the finished samples as the network knows them (latents)
+    steps: Steps
+    media: dict[str, torch.Tensor] = field(default_factory=dict)  # decoded, by kind: {"image": [B, 3, H, W] in [0, 1]}
+    scores: dict[str, torch.Tensor] = field(default_factory=dict)  # [B] raw, by reward name
+    reward: torch.Tensor | None = None  # [B] the weighted combination
+    advantage: torch.Tensor | None = None  # [B]
+
+    def __len__(self) -> int:
+        return len(self.cond)
+
+    def drop_media(self) -> Rollout:
+        """The same without decoded media, which only scoring needs."""
+        return replace(self, media={})
+
+    @staticmethod
+    def cat(parts: Sequence[Rollout]) -> Rollout:
+        """Join rollouts of one sampler and step count."""
+        steps = Steps(
+            x=torch.cat([part.steps.x for part in parts]),
+            levels=parts[0].steps.levels,
+            logp=torch.cat([part.steps.logp for part in parts]),
+            on=parts[0].steps.on,
+        )
+        media = {key: torch.cat([part.media[key] for part in parts]) for key in parts[0].media}
+        return Rollout(
+            cond=Condition.cat([part.cond for part in parts]), x0=torch.cat([part.x0 for part in parts]), steps=steps, media=media
+        )

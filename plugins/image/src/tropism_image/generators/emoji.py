@@ -1,0 +1,16 @@
+"""The shipped text-to-emoji models, genuine diffusers folders taken through the same capture as any other pipeline."""
+
+from __future__ import annotations
+
+from tropism.policies.pipeline import PipelinePolicy, from_folder
+from tropism_image.shipped import STUDENT, TEACHER
+
+
+def consistency(guidance: float = 3.0) -> PipelinePolicy:
+    """The ``LatentConsistencyModelPipeline`` student: 64x64 pictures in 1 to 8 steps, guidance 1 to 5 by embedding (no second forward)."""
+    return from_folder(str(STUDENT), {"guidance_scale": guidance, "height": 64, "width": 64})
+
+
+def diffusion(guidance: float = 3.0) -> PipelinePolicy:
+    """The ``StableDiffusionPipeline`` teacher: 64x64 pictures in 20 to 50 steps, classifier-free guidance."""
+    return from_folder(str(TEACHER), {"guidance_scale": guidance, "height": 64, "width": 64})

@@ -1,0 +1,10 @@
+"""Where the shipped weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+TEACHER, STUDENT = WEIGHTS / "teacher", WEIGHTS / "student"
+SCORER_A, SCORER_B = WEIGHTS / "scorer-conv", WEIGHTS / "scorer-patch"
+STATISTICS = WEIGHTS / "emoji-statistics.safetensors"

@@ -1,0 +1,1 @@
+"""Tests of the workspace; ``tests.tiny`` builds models small enough for them."""

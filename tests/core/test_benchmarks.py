@@ -1,0 +1,276 @@
+"""The benchmarks measure what they say: calls are counted, kills are real, curves are averaged and runs are made once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+from tropism import api
+from tropism.errors import RecipeError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BRIGHT = """
+from tropism import Entry, hookimpl
+
+@hookimpl
+def register_rewards():
+    return [Entry("image/bright", "bright_reward:bright", "")]
+
+def bright(image):
+    return image.flatten(1).mean(1)
+"""
+TOY = """
+name: toy/NAME
+device: cpu
+policy: {use: toy/mixture}
+data: {use: prompts, train: ["a point"]}
+adapter: {kind: full}
+rollout: {sampler: SAMPLER, steps: 4, samples: 32, batch: 32}
+rewards: [{use: toy/near, weight: 2}]
+optimizer: {use: policy-gradient, clip: 1e-2}
+train: {iterations: 4, lr: 1e-3}
+evaluate: {every: 2, prompts: 1, per_prompt: 32, evaluators: [{use: base-distance}]}
+"""
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The benchmarks as modules, forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield __import__
+    for name in set(sys.modules) - before:
+        if name in {file.stem for file in BENCHMARKS.glob("*.py")} | {"bright_reward"}:
+            del sys.modules[name]
+
+
+# --- overhead ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls"),
+    [
+        # Of 5 steps the last has no noise and is not trained.
+        (["rollout.batch=16", "train.micro=16", "train.updates=2"], [2 * 5, 2 * 4]),
+        (["rollout.batch=8", "train.micro=null", "train.updates=1"], [4 * 5, 4 * 4]),
+        (["rollout.batch=32", "train.micro=8", "train.updates=2", "train.passes=3"], [5, 2 * 3 * 2 * 4]),
+        (["rollout.batch=32", "train.micro=1000", "rollout.sampler={use: consistency}"], [5, 2]),
+    ],
+)
+def test_the_bare_work_has_as_many_forwards_as_the_epoch_makes(benchmark, changes, calls):
+    overrides = ["device=cpu", "rollout.samples=32", "rollout.steps=5", *changes]
+    found = benchmark("overhead").measure("toy/ddpo", overrides, 1)
+    assert found["calls"]["needed"] == found["calls"]["made"] == calls
+    (row,) = found["rounds"]
+    assert found["ratio"]["median"] == (row["epoch"] - row["decode"] - row["reward"]) / row["bare"]
+    assert found["ratio with decode and reward"]["median"] == row["epoch"] / row["bare"] > found["ratio"]["median"]
+
+
+def test_batches_of_unequal_shapes_are_refused(benchmark):
+    overrides = ["device=cpu", "rollout.samples=32", "rollout.batch=32", "rollout.steps=5", "train.micro=12", "train.updates=2"]
+    with pytest.raises(RecipeError, match=r"batches of \[4, 12\] steps in an update"):
+        benchmark("overhead").measure("toy/ddpo", overrides, 1)
+
+
+def test_a_pipeline_is_measured_with_its_guidance_and_adapter(benchmark, tmp_path, capsys):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "model")
+    (tmp_path / "bright_reward.py").write_text(BRIGHT)
+    overrides = [
+        f"policy={{use: pipeline, source: {tmp_path}/model, call: {{guidance_scale: 3.0}}}}",
+        "data={use: prompts, train: [a dog, the sea]}",
+        "adapter={kind: lora, rank: 2}",
+        "rewards=[{use: image/bright}]",
+        "rollout={sampler: {use: ddim}, steps: 3, samples: 4, batch: 4}",
+        "train={iterations: 1}",
+        "device=cpu",
+    ]
+    arguments = ["--recipe", "toy/ddpo", *overrides, "--rounds", "3", "--plugin", str(tmp_path / "bright_reward.py")]
+    benchmark("overhead").main([*arguments, "--json", str(tmp_path / "found.json")])
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    assert found["calls"]["needed"] == found["calls"]["made"]
+    assert found["calls"]["shapes"][0] == [8, 4, tiny.SIDE, tiny.SIDE], "guidance doubles the batch"
+    assert len(found["rounds"]) == 3
+    overhead = sys.modules["overhead"]
+    for row in found["rounds"]:
+        assert all(row[name] > 0 for name in ("network forward", "network backward", "decode", "reward", "torch optimizer", "bare"))
+        assert 0 < row["everything else"] == pytest.approx(row["epoch"] - sum(row.get(name, 0) for name in overhead.PARTS))
+    assert f"{found['ratio']['median']:.3f}" in capsys.readouterr().out
+
+
+# --- kill and resume --------------------------------------------------------------------------------------------------------
+
+# A run in miniature, without torch: six steps, a line and a checkpoint each, going on from the newest checkpoint.
+STUB = """
+import json, sys, time
+from pathlib import Path
+folder = Path(sys.argv[-1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "recipe.yaml").write_text("")
+done = sorted(folder.glob("checkpoints/step-*/state.json"))
+for step in range(len(done) + 1, 7):
+    time.sleep(0.01)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "seconds": step * 0.02}) + "\\n")
+    place = folder / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    (place / "state.json").write_text("{}")
+"""
+
+
+def test_a_process_is_killed_at_its_moment_or_told_to_have_finished(benchmark, tmp_path):
+    module, log = benchmark("kill_resume"), tmp_path / "log"
+    python = [sys.executable, "-S", "-c"]
+    assert module.killed([*python, "pass"], log, 60, False) is None
+    lived = module.killed([*python, "import time; time.sleep(60)"], log, 0.05, False)
+    assert 0.05 <= lived < 30
+    writes = f"import time; open({str(log)!r}, 'w').write('x'); time.sleep(60)"
+    assert module.killed([*python, writes], log, 0.0, True) < 30
+    assert log.exists(), "it was killed after it had begun to work"
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?s)failed by itself:.*ZeroDivisionError"):
+        module.killed([*python, "1 / 0"], log, 60, True)
+    assert time.monotonic() - begin < 30
+
+
+def test_every_kill_is_made_and_every_run_is_finished(benchmark, tmp_path, monkeypatch):
+    module = benchmark("kill_resume")
+    monkeypatch.setattr(module, "TROPISM", (sys.executable, "-S", "-c", STUB))
+    events = list(module.trials("any", [], tmp_path, 7, 0))
+    kills, folders = [e for e in events if isinstance(e, module.Kill)], [e for e in events if isinstance(e, Path)]
+    assert len(kills) == 7
+    assert [not kill.at_work for kill in kills] == [False, False, False, False, True, False, False]
+    assert folders[0].name == "unbroken" and events[-1] == folders[-1]
+    assert len(folders) - 1 == kills[-1].trial >= 1
+    for folder in folders:
+        assert len(list(folder.glob("checkpoints/*/state.json"))) == 6
+
+
+def test_equal_runs_have_no_differences_and_unequal_ones_are_told_where(benchmark, tmp_path):
+    module = benchmark("kill_resume")
+    (tmp_path / "toy.yaml").write_text(TOY.replace("NAME", "a").replace("SAMPLER", "{use: ddim}"))
+    one, other, third = (tmp_path / name for name in ("one", "other", "third"))
+    for folder, seed in ((one, 0), (other, 0), (third, 1)):
+        assert api.run(str(tmp_path / "toy.yaml"), [f"seed={seed}", "train.iterations=2"], folder=folder) == (folder, "finished")
+    found = module.differences(one, other)
+    assert not any(found.values())
+    assert {"trainable", "optimizer", "credit", "random", "step", "metrics.jsonl", "samples"} <= set(found)
+    unequal = module.differences(one, third)
+    assert all(unequal[name] > 0 for name in ("trainable", "optimizer", "metrics.jsonl", "samples"))
+    assert unequal["step"] == unequal["credit"] == 0
+    metrics = other / "metrics.jsonl"
+    changed = metrics.read_text().replace('"step": 2, "samples": 64', '"step": 2, "samples": 65', 1)
+    metrics.write_text(changed)
+    assert module.differences(one, other) == {**found, "metrics.jsonl": 1}
+
+
+def test_leaves_are_compared_to_the_bit(benchmark):
+    different = benchmark("kill_resume")._different
+    nan = torch.tensor([float("nan"), 1.0])
+    assert different({"a": [nan, 1.5]}, {"a": [nan.clone(), 1.5]}) == 0
+    assert different({"a": [nan, 1.5]}, {"a": [nan.double(), 1.5000000000000002]}) == 2
+    assert different(torch.tensor(0.0), torch.tensor(-0.0)) == 1
+    assert different({"a": 1}, {"a": 1, "b": None}) == 1
+    assert different([1, 2], [1]) == 1
+
+
+# --- RLCM against DDPO ------------------------------------------------------------------------------------------------------
+
+
+def test_seconds_of_a_curve_are_those_of_training(benchmark, tmp_path):
+    rows = [
+        *((0, 0, 10.0, name, 1.0) for name in ("eval/r", "eval/r/low", "eval/w")),
+        (1, 8, 13.0, "train/loss", 0.1),
+        (2, 16, 17.0, "train/loss", 0.1),
+        *((2, 16, 22.0, name, 3.0) for name in ("eval/r", "eval/r/high", "eval/w")),
+        (3, 24, 26.5, "reward/r", 0.1),
+        *((3, 24, 30.0, name, 4.0) for name in ("eval/r", "eval/w")),
+    ]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(dict(zip(("step", "samples", "seconds", "name", "value"), row))) + "\n" for row in rows))
+    curve = benchmark("rlcm_vs_ddpo").evaluations(file)
+    assert curve == {"step": [0, 2, 3], "samples": [0, 16, 24], "seconds": [0.0, 7.0, 11.5], "r": [1.0, 3.0, 4.0], "w": [1.0, 3.0, 4.0]}
+
+
+def test_curves_are_averaged_with_students_interval_and_read_between_evaluations(benchmark):
+    curves = benchmark("curves")
+    runs = [{"step": [0, 2], "samples": [0, 8], "seconds": [0.0, s], "r": [1.0, v]} for s, v in ((2.0, 3.0), (4.0, 5.0), (6.0, 7.0))]
+    found = curves.average(runs)
+    assert found["seconds"] == [0.0, 4.0] and found["r"][0] == [1.0, 1.0, 1.0]
+    half = 4.302652729911275 * 2 / 3**0.5  # t of 2 degrees of freedom, deviation 2, three runs
+    assert found["r"][1] == pytest.approx([5.0, 5.0 - half, 5.0 + half])
+    assert curves.reached(found, "r", 2.0, 1.0, "seconds") == 1.0
+    assert curves.reached(found, "r", 6.0, 1.0, "samples") is None
+    assert curves.reached(found, "r", 6.0, -1.0, "samples") == 0.0
+    told = {"rlcm": {"recipe": "a", "lr": 1e-3, "curves": found}, "ddpo": {"recipe": "b", "lr": 3e-3, "curves": found}}
+    told["ddpo"]["curves"] = {**found, "r": [[6.0, 6.0, 6.0], [2.0, 2.0, 2.0]]}
+    assert curves._told("rlcm", told["rlcm"], told, "r", 1.0).endswith("2 after 1 s and 2 queries; ddpo took 4 s.")
+    assert curves._told("ddpo", told["ddpo"], told, "r", 1.0) == "- ddpo: `b`, learning rate 0.003; begins beyond rlcm's last value of 5."
+    with pytest.raises(ValueError, match="different steps"):
+        curves.average([runs[0], {**runs[1], "step": [0, 3]}])
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    for method, sampler in (("rlcm", "{use: consistency}"), ("ddpo", "{use: ddim}")):
+        (tmp_path / f"{method}-near.yaml").write_text(TOY.replace("NAME", method).replace("SAMPLER", sampler))
+    return [
+        "--recipes",
+        f"{tmp_path}/{{method}}-{{task}}.yaml",
+        "--tasks",
+        "near",
+        "--runs",
+        f"{tmp_path}/runs",
+        "--out",
+        f"{tmp_path}/out",
+    ]
+
+
+def test_methods_are_compared_at_their_best_rate_and_runs_are_used_again(benchmark, recipes, tmp_path, monkeypatch, capsys):
+    module, out = benchmark("rlcm_vs_ddpo"), tmp_path / "out"
+    words = [*recipes, "--seeds", "0", "1", "--lr", "1e-5", "1e-2"]
+    module.main(words)
+    task = json.loads((out / "rlcm_vs_ddpo.json").read_text())["tasks"]["near"]
+    assert (task["trained"], task["weight"]) == ("toy/near", 2.0)
+    for method in task["methods"].values():
+        slow, fast = method["lr grid"]
+        assert method["lr"] == fast["lr"] == 1e-2 and fast["reached"] > slow["reached"]
+        assert method["curves"]["samples"] == [0.0, 64.0, 128.0]
+        seeds = [curve["toy/near"] for curve in method["seeds"].values()]
+        assert len(seeds) == 2
+        for number, (mean, low, high) in enumerate(method["curves"]["toy/near"]):
+            assert mean == pytest.approx((seeds[0][number] + seeds[1][number]) / 2) and low <= mean <= high
+    text, pictures = (out / "rlcm_vs_ddpo.md").read_text(), (out / "rlcm_vs_ddpo.svg").read_text()
+    assert "128 reward queries a run; 2 seeds" in text and "| `toy/near` |" in text and "--seeds 0 1 --lr 1e-5 1e-2" in text
+    assert "<svg" in pictures
+    first = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("metrics.jsonl")}
+    assert len(first) == 2 * (2 + 2)
+    monkeypatch.setattr(module.api, "run", None)
+    module.main(words)
+    assert first == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("metrics.jsonl")}
+    assert (out / "rlcm_vs_ddpo.md").read_text() == text
+    with pytest.raises(RecipeError, match="holds a run with other settings"):
+        module.main(["train.iterations=2", *words])
+    capsys.readouterr()
+
+
+def test_methods_that_do_not_ask_as_many_rewards_are_refused(benchmark, recipes, tmp_path):
+    file = tmp_path / "ddpo-near.yaml"
+    file.write_text(file.read_text().replace("samples: 32", "samples: 64"))
+    with pytest.raises(RecipeError, match="cannot be compared; reward queries: 128 and 256"):
+        benchmark("rlcm_vs_ddpo").main(recipes)
+
+
+def test_tradeoff_is_told_relative_to_the_base_model(benchmark, tmp_path):
+    tradeoff = benchmark("tradeoff")
+    values = {(0, "a"): 4.0, (0, "b"): 2.0, (5, "a"): 3.0, (5, "b"): 1.0}
+    rows = [json.dumps({"step": s, "samples": 0, "seconds": 0, "name": f"eval/{n}", "value": v}) for (s, n), v in values.items()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, json.dumps({"step": 5, "name": "eval/a/low", "value": 9.0})]) + "\n")
+    points = tradeoff.evaluations(tmp_path, ["a", "b"])
+    assert points == [{"step": 0, "a": 1.0, "b": 1.0}, {"step": 5, "a": 0.75, "b": 0.5}]
+    assert tradeoff.table({"seed 0": points}, ["a"]).splitlines()[-1] == "| seed 0 | 5 | 0.750 |"
