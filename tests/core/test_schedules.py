@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
 
-from tropism.diffusion.schedules import PARAMETRIZATIONS, Schedule, from_config, like, split
+from tropism.diffusion.schedules import PARAMETRIZATIONS, Diffusion, from_config, like, split
 from tropism.errors import PolicyError
 from tropism.types import Level
 
@@ -20,17 +20,17 @@ def test_ddim_times_are_those_of_diffusers(spacing, offset, steps):
     scheduler = DDIMScheduler(**BETAS, timestep_spacing=spacing, steps_offset=offset, clip_sample=False)
     if spacing == "leading" and steps == 1000 and offset == 1:  # diffusers steps outside its own table here
         with pytest.raises(PolicyError, match="begin at time 1000; the last one is 999"):
-            from_config(scheduler.config).diffusion_levels(steps)
+            from_config(scheduler.config).levels(steps)
         return
     scheduler.set_timesteps(steps)
-    levels = from_config(scheduler.config).diffusion_levels(steps)
+    levels = from_config(scheduler.config).levels(steps)
     assert levels.t[:-1].tolist() == scheduler.timesteps.tolist()
     torch.testing.assert_close(levels.alpha[:-1], scheduler.alphas_cumprod[scheduler.timesteps].sqrt(), rtol=1e-6, atol=0)
 
 
 def test_a_step_beyond_the_table_is_refused_and_not_wrapped_around():
     with pytest.raises(PolicyError, match="begin at time 10; the last one is 9"):
-        Schedule(bar=torch.linspace(1, 0.1, 10), offset=1).diffusion_levels(10)
+        Diffusion(bar=torch.linspace(1, 0.1, 10), offset=1).levels(10)
 
 
 @pytest.mark.parametrize("steps", [*range(1, 9), 22, 39, 40])
@@ -56,7 +56,7 @@ def test_cumulative_products_are_those_of_diffusers(beta_schedule):
 @pytest.mark.parametrize("to_one", [True, False])
 def test_the_last_level_is_where_diffusers_ends(to_one):
     scheduler = DDIMScheduler(**BETAS, set_alpha_to_one=to_one, clip_sample=False)
-    levels = from_config(scheduler.config).diffusion_levels(10)
+    levels = from_config(scheduler.config).levels(10)
     torch.testing.assert_close(levels.alpha[-1] ** 2, scheduler.final_alpha_cumprod, rtol=1e-6, atol=0)
     assert levels.t[-1] == 0
     assert (levels.sigma[-1] == 0) == to_one
@@ -82,14 +82,14 @@ def test_schedules_of_another_family_are_refused_and_not_misread(config, message
 def test_step_counts_outside_the_schedule_are_refused(steps):
     schedule = from_config(DDIMScheduler(**BETAS, clip_sample=False).config)
     with pytest.raises(PolicyError, match=f"{steps} sampler steps; expected 1 to 1000"):
-        schedule.diffusion_levels(steps)
+        schedule.levels(steps)
     with pytest.raises(PolicyError, match=f"{steps} sampler steps; expected 1 to 50"):
         schedule.consistency_levels(steps)
 
 
 def test_levels_fall_and_preserve_variance():
     schedule = from_config(DDIMScheduler(**BETAS, clip_sample=False, steps_offset=1).config)
-    for levels in (schedule.diffusion_levels(13), schedule.consistency_levels(5)):
+    for levels in (schedule.levels(13), schedule.consistency_levels(5)):
         assert (levels.sigma.diff() < 0).all() and (levels.alpha.diff() > 0).all()
         torch.testing.assert_close(levels.alpha**2 + levels.sigma**2, torch.ones(len(levels)))
 

@@ -16,7 +16,7 @@ import torch
 
 from tropism.credit import Credit
 from tropism.diffusion.samplers import Sampler
-from tropism.diffusion.schedules import Schedule
+from tropism.diffusion.schedules import Diffusion
 from tropism.entry import Entry
 from tropism.errors import PluginError, RecipeError, TropismError, nearest
 from tropism.optimizers.base import Optimizer
@@ -203,7 +203,7 @@ def noisy_steps(sampler: Sampler, steps: int) -> int:
     """How many of ``steps`` steps have noise that reaches the sample, on a schedule like Stable Diffusion's."""
     bar = torch.cumprod(1 - torch.linspace(0.03, 0.11, 1000) ** 2, 0)
     try:
-        levels = sampler.levels(Schedule(bar=bar), steps)
+        levels = sampler.levels(Diffusion(bar=bar), steps)
     except TropismError:
         return 1  # the step count is refused later, by the schedule it does not fit
     return int((sampler.deviation(levels[:-1], levels[1:]) > 0).sum())

@@ -26,7 +26,7 @@ import torch
 from tropism.diffusion.noise import Draw
 from tropism.diffusion.rollout import collect, replay
 from tropism.diffusion.samplers import DDIM, Sampler
-from tropism.diffusion.schedules import Schedule
+from tropism.diffusion.schedules import PARAMETRIZATIONS
 from tropism.optimizers.base import Optimizer, batches
 from tropism.policy import Policy
 from tropism.rewards.base import Reward, needs, score
@@ -79,8 +79,10 @@ class PolicyContract:
             assert not many.requires_grad, path
             assert _gap(many[-1:], one) <= self.tolerance, f"{path}: the condition of an item depends on its neighbours"
 
-    def test_noise_belongs_to_samples(self, policy: Policy) -> None:
-        together, alone = policy.noise(Draw([3, 4, 5], CPU)), policy.noise(Draw([5], CPU))
+    def test_noise_belongs_to_samples(self, policy: Policy, items: list[Item]) -> None:
+        item = items[0]
+        together = policy.noise(Draw([3, 4, 5], CPU), policy.encode([item] * 3))
+        alone = policy.noise(Draw([5], CPU), policy.encode([item]))
         assert together.dtype == torch.float32 and together.isfinite().all()
         assert torch.equal(together[2:], alone)
         assert not torch.equal(together[0], together[1])
@@ -133,7 +135,7 @@ class PolicyContract:
 
     def test_schedule_preserves_variance(self, policy: Policy, sampler: Sampler, steps: int) -> None:
         levels = sampler.levels(policy.schedule, steps)
-        assert isinstance(policy.schedule, Schedule)
+        assert policy.schedule.parametrization in PARAMETRIZATIONS
         assert len(levels) == steps + 1
         assert (levels.sigma.diff() < 0).all(), "noise must fall from step to step"
         torch.testing.assert_close(levels.alpha**2 + levels.sigma**2, torch.ones(steps + 1))
@@ -230,8 +232,9 @@ class OptimizerContract:
 
 
 def _state(policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> tuple[torch.Tensor, Level, Tree]:
-    x = policy.noise(Draw(range(len(items)), CPU))
-    return x, sampler.levels(policy.schedule, steps)[0].expand(len(items)), policy.encode(items)
+    cond = policy.encode(items)
+    x = policy.noise(Draw(range(len(items)), CPU), cond)
+    return x, sampler.levels(policy.schedule, steps)[0].expand(len(items)), cond
 
 
 def _leaves(tree: Tree, path: str = "") -> list[tuple[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tropism.diffusion.noise import Draw
-from tropism.diffusion.schedules import Schedule, like
+from tropism.diffusion.schedules import Diffusion, like
 from tropism.types import Item, Level, Tree
 
 
@@ -56,7 +56,7 @@ class ToyPolicy:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.network = Correction(radius * torch.stack([angle.cos(), angle.sin()], 1), width)
-        self.schedule = Schedule(bar=torch.cumprod(1 - torch.linspace(1e-3, 0.12, 100), 0))
+        self.schedule = Diffusion(bar=torch.cumprod(1 - torch.linspace(1e-3, 0.12, 100), 0))
 
     def encode(self, items: list[Item]) -> Tree:
         return {"none": torch.zeros(len(items), 1)}
@@ -65,7 +65,7 @@ class ToyPolicy:
         prediction: torch.Tensor = self.network(x, level.alpha, level.sigma)
         return prediction.float()
 
-    def noise(self, draw: Draw) -> torch.Tensor:
+    def noise(self, draw: Draw, cond: Tree) -> torch.Tensor:
         return draw((2,))
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:

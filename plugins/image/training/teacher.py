@@ -1,6 +1,6 @@
 """Step 2: the teacher, a ``StableDiffusionPipeline`` of 2.1 million parameters in the latents of step 1.
 
-``python teacher.py emoji.npz OUT`` (OUT holds ``vae`` from step 1). v-prediction, Stable Diffusion's noise schedule, the text encoder
+``python teacher.py emoji.npz OUT`` (OUT holds ``vae`` from step 1); ``--begin FOLDER`` goes on from the weights of an earlier teacher. v-prediction, Stable Diffusion's noise schedule, the text encoder
 trained together with the U-Net, captions dropped for one picture in ten (classifier-free guidance).
 """
 
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--begin", type=Path, help="an earlier teacher, whose U-Net and text encoder to start from")
     args = parser.parse_args()
     torch.manual_seed(0)
     everything = load(args.data)
@@ -80,6 +81,11 @@ def main() -> None:
     bank = latents(vae, data, VARIANTS)
     tokenizer = text.tokenizer(everything.seen(), args.out / "tokenizer")
     net, encoder, noising = unet().to(memory_format=torch.channels_last), text.encoder(len(tokenizer)), scheduler()
+    if args.begin:
+        earlier = StableDiffusionPipeline.from_pretrained(args.begin, safety_checker=None).to(dtype=torch.float32)
+        tokenizer = earlier.tokenizer  # ties between merges are broken differently every time, so it is not learned again
+        net.load_state_dict(earlier.unet.state_dict())
+        encoder.load_state_dict(earlier.text_encoder.state_dict())
 
     def loss(step: int, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = np.random.default_rng(step)

@@ -16,7 +16,7 @@ def collect(policy: Policy, cond: Condition, sampler: Sampler, steps: int) -> Ro
     device = next(policy.trainable().parameters()).device
     levels = sampler.levels(policy.schedule, steps).to(device)
     draw, count = Draw(cond.seed.tolist(), device), len(cond)
-    x = policy.noise(draw)
+    x = policy.noise(draw, cond.encoded)
     states, logps = [x], []
     for index in range(steps):
         now, then = levels[index].expand(count), levels[index + 1].expand(count)

@@ -37,7 +37,7 @@ class DDIM:
     eta: float = 1.0
 
     def levels(self, schedule: Schedule, steps: int) -> Level:
-        return schedule.diffusion_levels(steps)
+        return schedule.levels(steps)
 
     def deviation(self, now: Level, then: Level) -> torch.Tensor:
         variance = (then.sigma / now.sigma) ** 2 * (1 - (now.alpha / then.alpha) ** 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -40,8 +40,28 @@ def split(prediction: torch.Tensor, x: torch.Tensor, level: Level, parametrizati
     raise PolicyError(f"unknown parametrization '{parametrization}'; expected one of {', '.join(PARAMETRIZATIONS)}")
 
 
+class Schedule(Protocol):
+    """The noise levels of a model: which a sampler visits, which training draws, and what the network's output means there."""
+
+    @property
+    def parametrization(self) -> str:
+        """What the network predicts, one of :data:`PARAMETRIZATIONS`."""
+
+    def levels(self, steps: int) -> Level:
+        """Levels [steps+1] of the model's own sampler, most noise first; the last one is where the sample is read."""
+
+    def consistency_levels(self, steps: int) -> Level:
+        """Levels [steps+1] for sampling that denoises in one go and noises again; the last one is clean."""
+
+    def draw(self, u: torch.Tensor) -> Level:
+        """Training levels [B] for uniform numbers u [B] in [0, 1): 0 is nearly clean, 1 nearly noise."""
+
+    def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        """(c_skip, c_out) of a consistency model at a level; (0, 1) where the model has none."""
+
+
 @dataclass(frozen=True)
-class Schedule:
+class Diffusion:
     """The variance-preserving discrete schedule of the Stable Diffusion family.
 
     bar: [T] cumulative products of 1 - beta, float32. spacing, offset, final: how diffusers' DDIM places its steps and what it takes for
@@ -57,12 +77,16 @@ class Schedule:
     original_steps: int = 50
     boundary: tuple[float, float] | None = None
 
+    def draw(self, u: torch.Tensor) -> Level:
+        """Every integer time is equally likely."""
+        return self.at((u * len(self.bar)).long())
+
     def at(self, t: torch.Tensor) -> Level:
         """The levels of integer times [B]."""
         bar = self.bar.to(t.device)[t]
         return Level(t.float(), bar.sqrt(), (1 - bar).sqrt())
 
-    def diffusion_levels(self, steps: int) -> Level:
+    def levels(self, steps: int) -> Level:
         """Levels [steps+1] for DDIM, most noise first; the last one is where the sample is read."""
         total = len(self.bar)
         _in_range(steps, total)
@@ -97,7 +121,36 @@ class Schedule:
         return Level(torch.cat([t.float(), torch.zeros(1)]), bar.sqrt(), (1 - bar).sqrt())
 
 
-def from_config(config: Mapping[str, Any]) -> Schedule:
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow, x = (1 - sigma) x0 + sigma eps (arXiv 2209.03003), with the resolution shift of SD3 (arXiv 2403.03206, equation 23).
+
+    shift: sigma = shift u / (1 + (shift - 1) u). scale: the network is told t = scale sigma.
+    """
+
+    shift: float = 1.0
+    scale: float = 1000.0
+    parametrization: str = "flow"
+
+    def levels(self, steps: int) -> Level:
+        _in_range(steps, 1000)
+        return self._shifted(torch.linspace(1, 0, steps + 1))
+
+    def consistency_levels(self, steps: int) -> Level:
+        return self.levels(steps)
+
+    def draw(self, u: torch.Tensor) -> Level:
+        return self._shifted(u)
+
+    def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros_like(level.t), torch.ones_like(level.t)
+
+    def _shifted(self, u: torch.Tensor) -> Level:
+        sigma = self.shift * u / (1 + (self.shift - 1) * u)
+        return Level(sigma * self.scale, 1 - sigma, sigma)
+
+
+def from_config(config: Mapping[str, Any]) -> Diffusion:
     """Read a diffusers scheduler's configuration. Raises PolicyError for a schedule that is not of this family."""
     betas = {
         "linear": lambda a, b, n: torch.linspace(a, b, n, dtype=torch.float32),
@@ -111,7 +164,7 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     beta = betas[name](config["beta_start"], config["beta_end"], config["num_train_timesteps"])
     bar = torch.cumprod(1 - beta, 0)
     consistency = "original_inference_steps" in config
-    return Schedule(
+    return Diffusion(
         bar=bar,
         parametrization=config.get("prediction_type", "epsilon"),
         spacing=config.get("timestep_spacing", "leading"),

@@ -90,7 +90,7 @@ class PipelinePolicy:
             return parts[0].float()
         return torch.stack([weight * part.float() for weight, part in zip(self.mixture, parts, strict=True)]).sum(0)
 
-    def noise(self, draw: Draw) -> torch.Tensor:
+    def noise(self, draw: Draw, cond: Tree) -> torch.Tensor:
         return draw(self.shape) * float(self.pipe.scheduler.init_noise_sigma)
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
