@@ -1,7 +1,8 @@
 """Step 2: the teacher, a ``StableDiffusionPipeline`` of 2.1 million parameters in the latents of step 1.
 
 ``python teacher.py emoji.npz OUT`` (OUT holds ``vae`` from step 1); ``--begin FOLDER`` goes on from the weights of an earlier teacher.
-v-prediction, Stable Diffusion's noise schedule, the text encoder trained together with the U-Net, captions dropped for one picture in ten (classifier-free guidance).
+v-prediction, Stable Diffusion's noise schedule, the text encoder trained together with the U-Net, captions dropped for one picture in
+ten (classifier-free guidance).
 """
 
 from __future__ import annotations
