@@ -1,0 +1,10 @@
+"""All families of tiny pipelines by name."""
+
+from __future__ import annotations
+
+from tests.conformance import image
+from tests.conformance.family import Family
+
+__all__ = ["FAMILIES", "Family"]
+
+FAMILIES: dict[str, Family] = {family.name: family for module in (image,) for family in module.FAMILIES}
