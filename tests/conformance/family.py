@@ -20,6 +20,7 @@ class Family:
             sigmas, the same ODE in other coordinates), the ODE of a flow, or consistency multistep (LCM)
         parity: the scheduler to swap in before comparing with stock output where the real one (PNDM, DPM-Solver, UniPC, ancestral) is
             no deterministic one-step sampler; None if the pipeline's own scheduler can be compared as it is
+        output: the ``output_type`` whose result is nearest to the final latents; "np" where the pipeline knows no other (clamped images)
     """
 
     name: str
@@ -29,3 +30,4 @@ class Family:
     sampler: Literal["ddim", "ode", "consistency"]
     parity: Callable[[], SchedulerMixin] | None = None
     note: str = ""
+    output: str = "latent"

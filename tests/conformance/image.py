@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.conformance import image_dit, image_flow, image_unet
 from tests.conformance.family import Family
 
-FAMILIES: list[Family] = []
+FAMILIES: list[Family] = [*image_unet.FAMILIES, *image_dit.FAMILIES, *image_flow.FAMILIES]

@@ -55,6 +55,10 @@ CHATML = (
 )
 
 
+PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two blue boats at sea"}]
+"""The two items of every family that takes a prompt and nothing else."""
+
+
 # ---- weights -------------------------------------------------------------------------------------------------------------------
 
 
@@ -119,9 +123,9 @@ def letters(
     length: int = 512,
     side: str = "right",
     chat: str | None = None,
-    **named: str,
+    roles: dict[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: ``special`` tokens come first, ``start`` and ``end`` are put around each text, ``named`` are e.g. ``eos_token``."""
+    """A byte-level tokenizer: ``special`` tokens come first, ``start`` and ``end`` surround each text; ``roles``: ``eos_token`` etc."""
     vocabulary = {token: index for index, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     inner = Tokenizer(models.BPE(vocabulary, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -132,7 +136,7 @@ def letters(
             single=" ".join(filter(None, [start, "$A", end])), special_tokens=[(token, vocabulary[token]) for token in around]
         )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, model_max_length=length, padding_side=side, pad_token=pad, chat_template=chat, **named
+        tokenizer_object=inner, model_max_length=length, padding_side=side, pad_token=pad, chat_template=chat, **(roles or {})
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)}, replace_extra_special_tokens=False)
     return tokenizer
@@ -140,17 +144,21 @@ def letters(
 
 def t5_tokenizer(length: int = 512) -> PreTrainedTokenizerFast:
     """T5 and UMT5: ``</s>`` ends every text, the rest is padding."""
-    return letters(("<pad>", "</s>", "<unk>"), pad="<pad>", end="</s>", length=length, eos_token="</s>", unk_token="<unk>")
+    return letters(("<pad>", "</s>", "<unk>"), pad="<pad>", end="</s>", length=length, roles={"eos_token": "</s>", "unk_token": "<unk>"})
 
 
 def gemma_tokenizer(length: int = 512) -> PreTrainedTokenizerFast:
     """Gemma: ``<bos>`` begins every text."""
-    return letters(("<pad>", "<eos>", "<bos>", "<unk>"), pad="<pad>", start="<bos>", length=length, bos_token="<bos>", eos_token="<eos>")
+    return letters(
+        ("<pad>", "<eos>", "<bos>", "<unk>"), pad="<pad>", start="<bos>", length=length, roles={"bos_token": "<bos>", "eos_token": "<eos>"}
+    )
 
 
 def llama_tokenizer(length: int = 512, chat: str | None = CHATML) -> PreTrainedTokenizerFast:
     """Llama and Mistral: ``<s>`` begins every text; there is no padding token of its own."""
-    return letters(("<unk>", "<s>", "</s>"), pad="</s>", start="<s>", length=length, bos_token="<s>", eos_token="</s>", chat=chat)
+    return letters(
+        ("<unk>", "<s>", "</s>"), pad="</s>", start="<s>", length=length, roles={"bos_token": "<s>", "eos_token": "</s>"}, chat=chat
+    )
 
 
 def qwen_tokenizer(length: int = 1024) -> PreTrainedTokenizerFast:
@@ -159,7 +167,7 @@ def qwen_tokenizer(length: int = 1024) -> PreTrainedTokenizerFast:
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
         "<think>", "</think>",
     )  # fmt: skip
-    return letters(special, pad="<|endoftext|>", length=length, eos_token="<|im_end|>", chat=CHATML)
+    return letters(special, pad="<|endoftext|>", length=length, roles={"eos_token": "<|im_end|>"}, chat=CHATML)
 
 
 def glm_tokenizer(length: int = 512) -> PreTrainedTokenizerFast:
@@ -170,14 +178,19 @@ def glm_tokenizer(length: int = 512) -> PreTrainedTokenizerFast:
 def bert_tokenizer(length: int = LENGTH) -> PreTrainedTokenizerFast:
     """BERT: ``[CLS] text [SEP]``."""
     return letters(
-        ("[PAD]", "[CLS]", "[SEP]"), pad="[PAD]", start="[CLS]", end="[SEP]", length=length, cls_token="[CLS]", sep_token="[SEP]"
+        ("[PAD]", "[CLS]", "[SEP]"),
+        pad="[PAD]",
+        start="[CLS]",
+        end="[SEP]",
+        length=length,
+        roles={"cls_token": "[CLS]", "sep_token": "[SEP]"},
     )
 
 
 # ---- text and image encoders ---------------------------------------------------------------------------------------------------
 
 
-def _clip(words: int, hidden_act: str) -> CLIPTextConfig:
+def _clip(words: int, hidden_act: str, length: int = LENGTH) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=words,
         hidden_size=WIDTH,
@@ -185,7 +198,7 @@ def _clip(words: int, hidden_act: str) -> CLIPTextConfig:
         projection_dim=WIDTH,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         hidden_act=hidden_act,
         bos_token_id=0,
         eos_token_id=1,
@@ -193,8 +206,9 @@ def _clip(words: int, hidden_act: str) -> CLIPTextConfig:
     )
 
 
-def clip_text(words: int) -> CLIPTextModel:
-    return fill(CLIPTextModel(_clip(words, "quick_gelu")))
+def clip_text(words: int, length: int = LENGTH) -> CLIPTextModel:
+    """``length`` is the number of positions: 77 for pipelines that pad to that whatever the tokenizer says."""
+    return fill(CLIPTextModel(_clip(words, "quick_gelu", length)))
 
 
 def clip_text_projected(words: int) -> CLIPTextModelWithProjection:
@@ -219,20 +233,20 @@ def clip_images(side: int = 16) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-T5_SIZES: dict[str, Any] = {"d_model": WIDTH, "d_ff": WIDTH, "d_kv": 8, "num_heads": 2, "num_layers": 1, "feed_forward_proj": "gated-gelu"}
+T5_SIZES: dict[str, Any] = {"d_ff": WIDTH, "d_kv": 8, "num_heads": 2, "num_layers": 1, "feed_forward_proj": "gated-gelu"}
 
 
-def t5(words: int) -> T5EncoderModel:
-    return fill(T5EncoderModel(T5Config(vocab_size=words, **T5_SIZES)))
+def t5(words: int, width: int = WIDTH) -> T5EncoderModel:
+    return fill(T5EncoderModel(T5Config(vocab_size=words, d_model=width, **T5_SIZES)))
 
 
 def umt5(words: int) -> UMT5EncoderModel:
-    return fill(UMT5EncoderModel(UMT5Config(vocab_size=words, **T5_SIZES)))
+    return fill(UMT5EncoderModel(UMT5Config(vocab_size=words, d_model=WIDTH, **T5_SIZES)))
 
 
-def bert(words: int) -> BertModel:
+def bert(words: int, length: int = LENGTH) -> BertModel:
     sizes = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return fill(BertModel(BertConfig(vocab_size=words, max_position_embeddings=LENGTH, **sizes)))
+    return fill(BertModel(BertConfig(vocab_size=words, max_position_embeddings=length, **sizes)))
 
 
 DECODER_SIZES: dict[str, Any] = {

@@ -1,0 +1,55 @@
+"""Every tiny pipeline builds, runs, and depends on what a pipeline must depend on: the seed and the item."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from tests.conformance.families import FAMILIES
+from tests.conformance.family import Family
+
+
+def sample(family: Family, pipe: DiffusionPipeline, item: int = 0, seed: int = 0) -> np.ndarray:
+    """Four steps for one item, as an array of whatever shape the family's latents have."""
+    generator = torch.Generator().manual_seed(seed)
+    output = pipe(**family.call, **family.items[item], num_inference_steps=4, generator=generator, output_type=family.output)
+    return np.asarray(output[0], dtype=np.float64)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    assert a.shape == b.shape
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_a_family_runs_and_depends_on_seed_and_item(family: Family) -> None:
+    first = sample(family, family.build())
+    assert np.isfinite(first).all()
+    assert first.std() > 1e-3
+
+    pipe = family.build()
+    assert np.array_equal(sample(family, pipe), first), "two builds, one seed"
+    assert np.array_equal(sample(family, pipe), first), "a second call of one pipeline"
+    assert difference(sample(family, pipe, seed=1), first) > 1e-2
+    if family.items[0] == family.items[1]:
+        assert family.items[0] == {}, "only an unconditional family may have equal items"
+    else:
+        assert difference(sample(family, pipe, item=1), first) > 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.parity])
+def test_a_parity_scheduler_is_deterministic_and_another(name: str) -> None:
+    family = FAMILIES[name]
+    pipe = family.build()
+    own = type(pipe.scheduler)
+    assert family.parity is not None
+    pipe.scheduler = family.parity()
+    assert type(pipe.scheduler) is not own
+    assert np.isfinite(sample(family, pipe)).all()
+
+
+def test_names_are_unique_and_their_samplers_known() -> None:
+    assert all(name == family.name for name, family in FAMILIES.items())
+    assert {family.sampler for family in FAMILIES.values()} <= {"ddim", "ode", "consistency"}
