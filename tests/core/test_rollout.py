@@ -55,7 +55,7 @@ def test_a_trajectory_holds_what_learning_needs(case):
     assert steps.logp.shape == (6, 4) and steps.logp.dtype == torch.float32
     assert len(steps.levels) == 5 and steps.on.shape == (4,)
     assert torch.equal(steps.x[:, -1], rollout.x0)
-    assert torch.equal(steps.x[:, 0], policy.noise(Draw(range(6), CPU), rollout.cond.encoded))
+    assert torch.equal(steps.x[:, 0], policy.noise(Draw(range(6), CPU), steps.levels[0], rollout.cond.encoded))
     assert not steps.x.requires_grad and not steps.logp.requires_grad
     assert rollout.x0.isfinite().all()
 

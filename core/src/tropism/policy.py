@@ -26,8 +26,8 @@ class Policy(Protocol):
     def predict(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
         """The network's output, guidance included: x [B, ...] at levels [B] -> [B, ...] float32. Pure and differentiable."""
 
-    def noise(self, draw: Draw, cond: Tree) -> torch.Tensor:
-        """Where sampling starts: x_T [B, ...] float32; conditions matter where it starts from a noised picture."""
+    def noise(self, draw: Draw, level: Level, cond: Tree) -> torch.Tensor:
+        """Where sampling starts, at scalar ``level``: x_T [B, ...] float32. Both matter only where it starts from a noised picture."""
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
         """Finished samples [B, ...] -> media by kind, e.g. {"image": [B, 3, H, W] in [0, 1]}."""

@@ -81,8 +81,9 @@ class PolicyContract:
 
     def test_noise_belongs_to_samples(self, policy: Policy, items: list[Item]) -> None:
         item = items[0]
-        together = policy.noise(Draw([3, 4, 5], CPU), policy.encode([item] * 3))
-        alone = policy.noise(Draw([5], CPU), policy.encode([item]))
+        first = policy.schedule.levels(4)[0]
+        together = policy.noise(Draw([3, 4, 5], CPU), first, policy.encode([item] * 3))
+        alone = policy.noise(Draw([5], CPU), first, policy.encode([item]))
         assert together.dtype == torch.float32 and together.isfinite().all()
         assert torch.equal(together[2:], alone)
         assert not torch.equal(together[0], together[1])
@@ -233,8 +234,8 @@ class OptimizerContract:
 
 def _state(policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> tuple[torch.Tensor, Level, Tree]:
     cond = policy.encode(items)
-    x = policy.noise(Draw(range(len(items)), CPU), cond)
-    return x, sampler.levels(policy.schedule, steps)[0].expand(len(items)), cond
+    first = sampler.levels(policy.schedule, steps)[0]
+    return policy.noise(Draw(range(len(items)), CPU), first, cond), first.expand(len(items)), cond
 
 
 def _leaves(tree: Tree, path: str = "") -> list[tuple[str, torch.Tensor]]:

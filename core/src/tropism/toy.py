@@ -65,7 +65,7 @@ class ToyPolicy:
         prediction: torch.Tensor = self.network(x, level.alpha, level.sigma)
         return prediction.float()
 
-    def noise(self, draw: Draw, cond: Tree) -> torch.Tensor:
+    def noise(self, draw: Draw, level: Level, cond: Tree) -> torch.Tensor:
         return draw((2,))
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:

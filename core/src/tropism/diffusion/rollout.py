@@ -1,48 +1,124 @@
-"""Rollouts: samples with the trajectory that made them, and the replay of that trajectory under changed weights."""
+"""Rollouts: samples with the trajectory that made them; its replay under changed weights; and its end with gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tropism.diffusion.noise import Draw
-from tropism.diffusion.samplers import Sampler, step
+from tropism.diffusion.samplers import Consistency, Sampler, Transition, transition
+from tropism.diffusion.schedules import like
 from tropism.policy import Policy
-from tropism.types import Condition, Rollout, Steps, tree_map
+from tropism.types import Condition, Level, Rollout, Steps, Tree, tree_map
 
 
 @torch.no_grad()
-def collect(policy: Policy, cond: Condition, sampler: Sampler, steps: int) -> Rollout:
-    """Sample one batch and keep its trajectory. The rollout's states and log-probabilities are float32 on the policy's device."""
+def collect(
+    policy: Policy,
+    cond: Condition,
+    sampler: Sampler,
+    steps: int,
+    *,
+    kept: range | None = None,
+    elsewhere: Sampler | None = None,
+    means: bool = False,
+) -> Rollout:
+    """Sample one batch. The rollout's states and log-probabilities are float32 on the policy's device.
+
+    The steps ``kept`` (all of them by default) are taken with ``sampler`` and stored for learning, with their means if ``means``; the
+    others are taken with ``elsewhere`` (``sampler`` by default) and forgotten. Both samplers must visit the same levels.
+    """
+    kept = range(steps) if kept is None else kept
     device = next(policy.trainable().parameters()).device
     levels = sampler.levels(policy.schedule, steps).to(device)
     draw, count = Draw(cond.seed.tolist(), device), len(cond)
-    x = policy.noise(draw, cond.encoded)
-    states, logps = [x], []
+    x = policy.noise(draw, levels[0], cond.encoded)
+    states, logps, centres = [], [], []
     for index in range(steps):
+        here = sampler if index in kept else elsewhere or sampler
         now, then = levels[index].expand(count), levels[index + 1].expand(count)
-        x, logp = step(sampler, policy, x, now, then, cond.encoded, noise=draw(x.shape[1:]))
-        states.append(x)
-        logps.append(logp)
-    on = sampler.deviation(levels[:-1], levels[1:]) > 0
-    record = Steps(x=torch.stack(states, 1), levels=levels, logp=torch.stack(logps, 1), on=on)
+        taken = transition(here, policy, x, now, then, cond.encoded, noise=draw(x.shape[1:]))
+        if index in kept:
+            states.append(x)
+            logps.append(taken.logp)
+            centres.append(taken.mean if means else taken.mean[:, :0])
+        x = taken.x
+        if index + 1 == kept.stop and kept:
+            states.append(x)
+    seen = levels[kept.start : kept.start + len(states)]
+    record = Steps(
+        x=_stacked(states, x),
+        levels=seen,
+        logp=_stacked(logps, x[:, 0].flatten(1)[:, 0] if x.ndim > 1 else x),
+        on=sampler.deviation(seen[:-1], seen[1:]) > 0,
+        first=kept.start,
+        mean=_stacked(centres, x) if means else None,
+    )
     return Rollout(cond=cond, x0=x, steps=record)
 
 
-def replay(policy: Policy, sampler: Sampler, rollout: Rollout, sample: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities [M] under the policy's present weights of steps ``index`` [M] of samples ``sample`` [M]; has gradient.
+def retake(policy: Policy, sampler: Sampler, rollout: Rollout, sample: torch.Tensor, index: torch.Tensor) -> Transition:
+    """The stored steps ``index`` [M] of samples ``sample`` [M] under the policy's present weights; has gradient.
 
-    Any mixture of samples and time steps is one forward. In the shape of the rollout's own batch the result is bit-equal to the
+    Any mixture of samples and time steps is one forward. In the shape of the rollout's own batch the log-probability is bit-equal to the
     stored one as long as the weights have not changed.
     """
     states, levels = rollout.steps.x, rollout.steps.levels
     encoded = tree_map(lambda t: t[sample], rollout.cond.encoded)
-    _, logp = step(
-        sampler,
-        policy,
-        states[sample, index],
-        levels[index],
-        levels[index + 1],
-        encoded,
-        x_next=states[sample, index + 1],
-    )
-    return logp
+    now, then = levels[index], levels[index + 1]
+    return transition(sampler, policy, states[sample, index], now, then, encoded, x_next=states[sample, index + 1])
+
+
+def replay(policy: Policy, sampler: Sampler, rollout: Rollout, sample: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [M] of stored steps under the present weights; see :func:`retake`."""
+    return retake(policy, sampler, rollout, sample, index).logp
+
+
+def finish(
+    policy: Policy,
+    sampler: Sampler,
+    rollout: Rollout,
+    sample: torch.Tensor,
+    last: int,
+    *,
+    jump: bool = False,
+    recompute: bool = False,
+) -> torch.Tensor:
+    """The finished samples ``sample`` [M] with gradient through their ``last`` steps, taken anew from the stored state before them.
+
+    The noise of those steps is the rollout's own, drawn again from the samples' seeds: with unchanged weights the result is the
+    rollout's ``x0``. jump: instead of those steps, denoise that state in one go (ReFL). recompute: keep no activations, each forward runs
+    twice (gradient checkpointing).
+    """
+    steps, cond = rollout.steps, rollout.cond
+    total, device = steps.first + len(steps.on), rollout.x0.device
+    begin = total - last
+    encoded = tree_map(lambda t: t[sample], cond.encoded)
+    x = steps.x[sample, begin - steps.first]
+    if jump:
+        now, clean = steps.levels[begin - steps.first].expand(len(sample)), torch.zeros(len(sample), device=device)
+        return Consistency().mean(policy, x, now, Level(clean, clean + 1, clean), encoded)
+    noises = _noises(policy, cond.seed[sample.cpu()].tolist(), sampler.levels(policy.schedule, total)[0].to(device), encoded, total, last)
+    for index, noise in zip(range(begin - steps.first, len(steps.on)), noises, strict=True):
+        now, then = steps.levels[index].expand(len(sample)), steps.levels[index + 1].expand(len(sample))
+        if recompute:
+            mean = checkpoint(sampler.mean, policy, x, now, then, encoded, use_reentrant=False)
+        else:
+            mean = sampler.mean(policy, x, now, then, encoded)
+        x = mean + like(sampler.deviation(now, then), mean) * noise
+    return x
+
+
+@torch.no_grad()
+def _noises(policy: Policy, seeds: Sequence[int], level: Level, encoded: Tree, total: int, last: int) -> list[torch.Tensor]:
+    """What :func:`collect` drew for its ``last`` steps of ``total``."""
+    draw = Draw(seeds, level.t.device)
+    shape = policy.noise(draw, level, encoded).shape[1:]
+    return [draw(shape) for _ in range(total)][total - last :]
+
+
+def _stacked(parts: list[torch.Tensor], example: torch.Tensor) -> torch.Tensor:
+    """[B, ...] each -> [B, len(parts), ...], also where there are none."""
+    return torch.stack(parts, 1) if parts else example.new_zeros((len(example), 0, *example.shape[1:]))
