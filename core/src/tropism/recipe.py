@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tropism.diffusion.window import Window
 from tropism.errors import RecipeError, nearest
 
 Place = tuple[str | int, ...]
@@ -48,7 +49,7 @@ class RewardPart(Part):
     """A reward in the sum that is trained on."""
 
     weight: float = 1.0
-    normalise: Literal["none", "batch", "running"] = "none"
+    normalise: Literal["none", "batch", "group", "running"] = "none"
 
 
 class Adapter(Strict):
@@ -62,13 +63,14 @@ class Adapter(Strict):
 
 
 class RolloutPart(Strict):
-    """How samples are made. samples: per iteration; batch: at once on the device; group: siblings per prompt."""
+    """How samples are made. samples: per iteration; batch: at once on the device; group: siblings per prompt; window: the trained steps."""
 
     sampler: Part
     steps: int = Field(ge=1, le=1000)
     samples: int = Field(64, ge=1, le=1_000_000)
     batch: int = Field(32, ge=1, le=65536)
     group: int = Field(1, ge=1, le=4096)
+    window: Window | None = None
 
 
 class Train(Strict):
@@ -82,15 +84,18 @@ class Train(Strict):
     max_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    deterministic: bool = Field(False, description="exact repetition also on CUDA, by slower kernels; on the CPU it is always exact")
 
 
 class Evaluate(Strict):
-    """Before, during and after: samples of held-out prompts with fixed seeds, by the rollout's own sampler and step count."""
+    """Before, during and after: samples of held-out prompts with fixed seeds, by the rollout's own sampler and step count
+    unless told otherwise (where a window leaves most steps to the ODE: by the ODE)."""
 
     every: int = Field(10, ge=1)
     prompts: int = Field(24, ge=1, le=100_000)
     per_prompt: int = Field(4, ge=1, le=1024)
     steps: int | None = Field(None, ge=1, le=1000)
+    sampler: Part | None = None
     rewards: tuple[Part, ...] = ()
     evaluators: tuple[Part, ...] = ()
     show: int = Field(16, ge=0, le=1000, description="prompts whose samples the report shows")

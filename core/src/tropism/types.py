@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tropism.errors import PolicyError
+
 Item = dict[str, Any]  # {"prompt": "red apple", ...}: what a dataset yields and what rewards may name as arguments
 Tree = dict[str, Any]  # nested dicts of tensors whose first axis is the batch
 
@@ -43,10 +45,27 @@ def tree_map(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
     return {key: tree_map(fn, value) if isinstance(value, dict) else fn(value) for key, value in tree.items()}
 
 
-def tree_cat(trees: Sequence[Tree]) -> Tree:
-    """Concatenate trees of one structure along the batch axis."""
-    first = trees[0]
-    return {key: tree_cat([t[key] for t in trees]) if isinstance(first[key], dict) else torch.cat([t[key] for t in trees]) for key in first}
+def tree_cat(trees: Sequence[Tree], within: str = "") -> Tree:
+    """Concatenate trees of one structure along the batch axis. Raises PolicyError that names a tensor whose other axes differ."""
+    joined: Tree = {}
+    for key, first in trees[0].items():
+        values = [tree[key] for tree in trees]
+        if isinstance(first, dict):
+            joined[key] = tree_cat(values, f"{within}{key}.")
+            continue
+        odd = next((value for value in values if value.shape[1:] != first.shape[1:]), None)
+        if odd is not None:
+            raise PolicyError(
+                f"condition '{within}{key}' is {list(first.shape[1:])} for one item and {list(odd.shape[1:])} for another, so they make no "
+                "batch; the policy's encode must pad it to one shape"
+            )
+        joined[key] = torch.cat(values)
+    return joined
+
+
+def label(item: Item) -> str:
+    """What stands for an item in tables and on pages: its prompt, or all of it where it has none."""
+    return str(item.get("prompt", item))
 
 
 @dataclass(kw_only=True)
@@ -66,6 +85,16 @@ class Condition:
         cut = tree_map(lambda t: t[begin:end], self.encoded)
         return Condition(items=self.items[begin:end], encoded=cut, seed=self.seed[begin:end], group=self.group[begin:end])
 
+    def take(self, rows: torch.Tensor) -> Condition:
+        """Samples number ``rows`` [M]."""
+        here = rows.cpu()
+        return Condition(
+            items=[self.items[row] for row in here.tolist()],
+            encoded=tree_map(lambda t: t[rows], self.encoded),
+            seed=self.seed[here],
+            group=self.group[here],
+        )
+
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
         return Condition(
@@ -78,12 +107,14 @@ class Condition:
 
 @dataclass(kw_only=True)
 class Steps:
-    """A trajectory: what learning needs of how the samples came about."""
+    """A trajectory, or a run of its steps: what learning needs of how the samples came about. S counts the stored steps."""
 
     x: torch.Tensor  # [B, S+1, ...] float32 states, noise first
     levels: Level  # [S+1] exact noise levels, shared by the batch
     logp: torch.Tensor  # [B, S] float32, mean over dimensions; 0 where the step is deterministic
     on: torch.Tensor  # [S] bool: steps whose noise reaches the sample, the only ones that are trained
+    first: int = 0  # the number of the first stored step in the whole trajectory
+    mean: torch.Tensor | None = None  # [B, S, ...] means of the steps, where an optimizer asked for them
 
 
 @dataclass(kw_only=True)
@@ -105,6 +136,11 @@ class Rollout:
         """The same without decoded media, which only scoring needs."""
         return replace(self, media={})
 
+    def drop_steps(self) -> Rollout:
+        """The same without its trajectory, which only learning needs: no steps, and none of the memory of their states."""
+        steps = Steps(x=self.steps.x[:, :0].clone(), levels=self.steps.levels[:0], logp=self.steps.logp[:, :0], on=self.steps.on[:0])
+        return replace(self, steps=steps)
+
     @staticmethod
     def cat(parts: Sequence[Rollout]) -> Rollout:
         """Join rollouts of one sampler and step count."""
@@ -113,6 +149,8 @@ class Rollout:
             levels=parts[0].steps.levels,
             logp=torch.cat([part.steps.logp for part in parts]),
             on=parts[0].steps.on,
+            first=parts[0].steps.first,
+            mean=None if parts[0].steps.mean is None else torch.cat([part.steps.mean for part in parts if part.steps.mean is not None]),
         )
         media = {key: torch.cat([part.media[key] for part in parts]) for key in parts[0].media}
         return Rollout(

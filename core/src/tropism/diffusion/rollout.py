@@ -35,7 +35,7 @@ def collect(
     levels = sampler.levels(policy.schedule, steps).to(device)
     draw, count = Draw(cond.seed.tolist(), device), len(cond)
     x = policy.noise(draw, levels[0], cond.encoded)
-    states, logps, centres = [], [], []
+    states, logps, centres = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
     for index in range(steps):
         here = sampler if index in kept else elsewhere or sampler
         now, then = levels[index].expand(count), levels[index + 1].expand(count)
@@ -43,18 +43,18 @@ def collect(
         if index in kept:
             states.append(x)
             logps.append(taken.logp)
-            centres.append(taken.mean if means else taken.mean[:, :0])
+            centres.append(taken.mean)
+            if index == kept[-1]:
+                states.append(taken.x)
         x = taken.x
-        if index + 1 == kept.stop and kept:
-            states.append(x)
-    seen = levels[kept.start : kept.start + len(states)]
+    seen, empty = levels[kept.start : kept.start + len(states)], x[:, None][:, :0]
     record = Steps(
-        x=_stacked(states, x),
+        x=torch.stack(states, 1) if kept else empty,
         levels=seen,
-        logp=_stacked(logps, x[:, 0].flatten(1)[:, 0] if x.ndim > 1 else x),
+        logp=torch.stack(logps, 1) if kept else empty.flatten(1),
         on=sampler.deviation(seen[:-1], seen[1:]) > 0,
         first=kept.start,
-        mean=_stacked(centres, x) if means else None,
+        mean=torch.stack(centres, 1) if means and kept else None,
     )
     return Rollout(cond=cond, x0=x, steps=record)
 
@@ -117,8 +117,3 @@ def _noises(policy: Policy, seeds: Sequence[int], level: Level, encoded: Tree, t
     draw = Draw(seeds, level.t.device)
     shape = policy.noise(draw, level, encoded).shape[1:]
     return [draw(shape) for _ in range(total)][total - last :]
-
-
-def _stacked(parts: list[torch.Tensor], example: torch.Tensor) -> torch.Tensor:
-    """[B, ...] each -> [B, len(parts), ...], also where there are none."""
-    return torch.stack(parts, 1) if parts else example.new_zeros((len(example), 0, *example.shape[1:]))

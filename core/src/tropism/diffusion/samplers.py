@@ -1,14 +1,15 @@
 """Transition kernels: how a sampler goes from one noise level to the next.
 
-A sampler gives the mean and the deviation of a Gaussian step, :func:`step` samples it or scores a step that was taken. Rollout and training
-share that one code path, which is why the replayed log-probability equals the stored one.
+A sampler gives the mean and the deviation of a Gaussian step, :func:`transition` samples it or scores a step that was taken. Rollout and
+training share that one code path, which is why the replayed log-probability equals the stored one. DDIM and consistency sampling are here,
+the ODE and the SDEs of flow in ``flow_samplers.py``; all of them run on policies of every parametrization.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -69,6 +70,33 @@ class Consistency:
         return like(then.alpha, x) * (like(out, x) * x0 + like(skip, x) * x.float())
 
 
+class Transition(NamedTuple):
+    """A step taken or scored: the next state [B, ...], its log-probability [B], and the Gaussian it comes from."""
+
+    x: torch.Tensor
+    logp: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor  # [B]
+
+
+def transition(
+    sampler: Sampler,
+    policy: Policy,
+    x: torch.Tensor,
+    now: Level,
+    then: Level,
+    cond: Tree,
+    *,
+    x_next: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
+) -> Transition:
+    """Take a step with ``noise``, or score the step to ``x_next``. x: [B, ...], levels [B]."""
+    mean, std = sampler.mean(policy, x, now, then, cond), sampler.deviation(now, then)
+    if x_next is None:
+        x_next = mean if noise is None else mean + like(std, x) * noise
+    return Transition(x_next, log_prob(x_next, mean, std), mean, std)
+
+
 def step(
     sampler: Sampler,
     policy: Policy,
@@ -80,11 +108,8 @@ def step(
     x_next: torch.Tensor | None = None,
     noise: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take a step with ``noise``, or score the step to ``x_next``. x: [B, ...], levels [B]. Returns (next state, log-probability [B])."""
-    mean, std = sampler.mean(policy, x, now, then, cond), sampler.deviation(now, then)
-    if x_next is None:
-        x_next = mean if noise is None else mean + like(std, x) * noise
-    return x_next, log_prob(x_next, mean, std)
+    """:func:`transition` in short: (next state, log-probability [B])."""
+    return transition(sampler, policy, x, now, then, cond, x_next=x_next, noise=noise)[:2]
 
 
 def log_prob(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
