@@ -15,7 +15,7 @@ import torch
 from tropism.errors import PolicyError
 from tropism.types import Level
 
-PARAMETRIZATIONS = ("epsilon", "v_prediction", "sample", "flow")
+PARAMETRIZATIONS = ("epsilon", "v_prediction", "sample", "flow", "edm")
 
 
 def like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -27,12 +27,15 @@ def split(prediction: torch.Tensor, x: torch.Tensor, level: Level, parametrizati
     """The clean sample and the noise that a prediction implies: (x0, eps), float32.
 
     epsilon: the noise. sample: x0. v_prediction: alpha eps - sigma x0 (Salimans and Ho 2022). flow: eps - x0.
+    edm: minus v, what the network of arXiv 2206.00364 gives inside its preconditioning.
     """
     alpha, sigma, x, out = like(level.alpha, x), like(level.sigma, x), x.float(), prediction.float()
     if parametrization == "epsilon":
         return (x - sigma * out) / alpha, out
     if parametrization == "sample":
         return out, (x - alpha * out) / sigma
+    if parametrization == "edm":
+        out, parametrization = -out, "v_prediction"
     if parametrization == "v_prediction":
         return alpha * x - sigma * out, alpha * out + sigma * x
     if parametrization == "flow":

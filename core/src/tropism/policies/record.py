@@ -1,7 +1,8 @@
 """Watch a diffusers pipeline work: which modules it calls in each denoising step, with what, and what it hands to its scheduler.
 
-Nothing of the pipeline is changed for good: its scheduler is replaced by a copy while it is watched, hooks are removed afterwards, and a
-generator of our own keeps the global random state as it was.
+Nothing of the pipeline is changed for good: while it is watched its scheduler is a copy and its modules have another ``forward``; both are
+put back afterwards, and the global random state is kept. A module may be *answered for*: then it is not run, and what it returns is noise
+in the form of an output that it gave before. That makes a look at a pipeline cheap: its loop runs, its networks do not.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ Arguments = dict[str, Any]  # a call's arguments by name, nested dicts flattened
 
 @dataclass
 class Call:
-    """One call of one module: its arguments by name and its first output."""
+    """One call of one module: its arguments by name and what it returned."""
 
     module: str
     arguments: Arguments
-    output: torch.Tensor
+    output: Any
 
 
 @dataclass
@@ -38,56 +39,95 @@ class StepRecord:
     prediction: torch.Tensor  # [B, ...] after guidance
     t: torch.Tensor  # []
     x: torch.Tensor  # [B, ...] the state before the step
+    index: int  # where ``t`` stands among the scheduler's times
+
+    def signature(self) -> tuple[str, ...]:
+        return tuple(call.module for call in self.calls)
 
 
 @dataclass
 class Recording:
-    """Everything seen; ``pending`` are calls that no scheduler step has followed yet."""
+    """Everything seen. ``scheduler`` is the copy that the pipeline used, with its times and noise levels."""
 
+    scheduler: Any
     steps: list[StepRecord] = field(default_factory=list)
     pending: list[Call] = field(default_factory=list)
 
     def denoising(self) -> list[StepRecord]:
-        """The steps with only the calls that recur: text encoders, called once before the loop, drop out."""
-        recurring = {call.module for record in self.steps[1:] for call in record.calls}
-        return [
-            StepRecord([call for call in record.calls if call.module in recurring], record.prediction, record.t, record.x)
-            for record in self.steps
-        ]
+        """The steps with only the modules that are called again after the first step: encoders, called before the loop, drop out."""
+        recurring = {call.module for record in self.steps[1:] for call in record.calls} or {
+            call.module for record in self.steps for call in record.calls
+        }
+        for record in self.steps:
+            record.calls = [call for call in record.calls if call.module in recurring]
+        return self.steps
 
 
-class Enough(Exception):
-    """Raised inside a watched pipeline to end it once the first denoiser call has been seen."""
+@dataclass
+class Watch:
+    """How a pipeline is watched.
+
+    answers: a call of each module that is not to be run, whose output says in which form to answer. ending: what every scheduler step
+    returns instead of its own next state. memory: outputs of modules called before the first step; filled when empty, used when not.
+    """
+
+    answers: dict[str, Call] = field(default_factory=dict)
+    ending: torch.Tensor | None = None
+    memory: dict[str, list[Any]] | None = None
+
+    @contextmanager
+    def __call__(self, pipe: Any) -> Iterator[Recording]:
+        original, bar = pipe.scheduler, getattr(pipe, "_progress_bar_config", None)
+        recording = Recording(copy.deepcopy(original))
+        replay = self.memory is not None and len(self.memory) > 0
+        modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        own = {name: vars(module).get("forward") for name, module in modules.items()}
+        told: dict[str, int] = {}
+        for name, module in modules.items():
+            module.forward = self._spy(name, module.forward, recording, told, replay)
+        pipe.scheduler = _watched(recording, self.ending)
+        pipe.set_progress_bar_config(disable=True)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield recording
+        finally:
+            pipe.scheduler = original
+            pipe.set_progress_bar_config(**(bar or {}))
+            for name, module in modules.items():
+                if own[name] is None:
+                    del module.forward
+                else:
+                    vars(module)["forward"] = own[name]
+
+    def _spy(self, name: str, forward: Callable[..., Any], recording: Recording, told: dict[str, int], replay: bool) -> Callable[..., Any]:
+        signature = inspect.signature(forward)
+
+        @functools.wraps(forward)
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            arguments = named(signature, args, kwargs)
+            before = not recording.steps and name not in self.answers
+            if before and replay and name in (self.memory or {}):
+                told[name] = told.get(name, -1) + 1
+                output = (self.memory or {})[name][told[name]]
+            elif name in self.answers:
+                output = answer(self.answers[name], arguments)
+            else:
+                output = forward(*args, **kwargs)
+                if before and self.memory is not None and not replay:
+                    self.memory.setdefault(name, []).append(output)
+            recording.pending.append(Call(name, detached(arguments), detached(output)))
+            return output
+
+        return spy
 
 
-@contextmanager
-def watch(pipe: Any, *, stop_at: str | None = None) -> Iterator[Recording]:
-    """Record ``pipe`` for the length of the block; the first call of the module ``stop_at`` raises :class:`Enough` before it runs."""
-    recording, original, bar = Recording(), pipe.scheduler, getattr(pipe, "_progress_bar_config", None)
-    modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    hooks = []
-    for name, module in modules.items():
-        if name == stop_at:
-            hooks.append(module.register_forward_pre_hook(functools.partial(_stop, recording, name), with_kwargs=True))
-        hooks.append(module.register_forward_hook(functools.partial(_seen, recording, name), with_kwargs=True))
-    pipe.scheduler = _watched(original, recording)
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        yield recording
-    finally:
-        pipe.scheduler = original
-        pipe.set_progress_bar_config(**(bar or {}))
-        for hook in hooks:
-            hook.remove()
-
-
-def named(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """A call's arguments under their names, nested dicts flattened."""
     flat: Arguments = {}
-    for key, value in inspect.signature(module.forward).bind(*args, **kwargs).arguments.items():
+    for key, value in signature.bind(*args, **kwargs).arguments.items():
         if key == "kwargs" and isinstance(value, dict):
             flat.update(value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             flat.update({f"{key}.{inner}": item for inner, item in value.items()})
         else:
             flat[key] = value
@@ -107,43 +147,85 @@ def nested(arguments: Arguments) -> dict[str, Any]:
 
 
 def first_tensor(output: Any) -> torch.Tensor:
-    """The tensor that a denoiser returns, whether bare, in a tuple or in an output record."""
-    if isinstance(output, torch.Tensor):
-        return output
-    first = output[0] if not hasattr(output, "sample") else output.sample
-    if not isinstance(first, torch.Tensor):
-        raise CaptureRefused(f"a denoiser returned {type(first).__name__}; expected a tensor")
-    return first
+    """The tensor that a denoiser returns: bare, first of a tuple or of an output record, or a list with one tensor for each sample."""
+    if is_dataclass(output) and not isinstance(output, type):
+        output = getattr(output, "sample", None) if hasattr(output, "sample") else getattr(output, fields(output)[0].name)
+    while isinstance(output, tuple) and output:
+        output = output[0]
+    if isinstance(output, list) and output and all(isinstance(row, torch.Tensor) and row.shape == output[0].shape for row in output):
+        return torch.stack(output)
+    if not isinstance(output, torch.Tensor):
+        raise CaptureRefused(f"a denoiser returned {type(output).__name__}; expected a tensor")
+    return output
 
 
-def _seen(recording: Recording, name: str, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    try:
-        out = first_tensor(output)
-    except (CaptureRefused, KeyError, IndexError, TypeError):
-        return  # not a denoiser: it returns no tensor
-    recording.pending.append(Call(name, _detached(named(module, args, kwargs)), out.detach().clone()))
+def detached(value: Any) -> Any:
+    """Copies of all tensors in a nest of dicts, lists, tuples and output records."""
+    return mapped(lambda tensor: tensor.detach().clone(), value)
 
 
-def _stop(recording: Recording, name: str, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-    recording.pending.append(Call(name, _detached(named(module, args, kwargs)), torch.empty(0)))
-    raise Enough
+def mapped(fn: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """Apply ``fn`` to every tensor of a nest, keeping its form."""
+    if isinstance(value, torch.Tensor):
+        return fn(value)
+    if type(value) in (list, tuple):
+        return type(value)(mapped(fn, inner) for inner in value)
+    if type(value) is dict:
+        return {key: mapped(fn, inner) for key, inner in value.items()}
+    if is_dataclass(value) and isinstance(value, dict):  # diffusers' output records are both
+        return type(value)(**{key: mapped(fn, inner) for key, inner in value.items()})
+    return value
 
 
-def _detached(arguments: Arguments) -> Arguments:
-    return {key: value.detach().clone() if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
+def rows(arguments: Arguments) -> int:
+    """The length of the first tensor, or list of tensors, among the arguments: how many rows a call works on."""
+    for value in arguments.values():
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            return len(value)
+        if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+            return len(value)
+    raise CaptureRefused("a denoiser was called without any batch")
 
 
-def _watched(scheduler: Any, recording: Recording) -> Any:
-    """A copy of the scheduler whose ``step`` records. functools.wraps keeps the signature that pipelines inspect."""
-    watched = copy.deepcopy(scheduler)
-    original = watched.step
+def answer(like: Call, arguments: Arguments) -> Any:
+    """Noise in the form of an earlier output, for as many rows as this call has."""
+    before, now = rows(like.arguments), rows(arguments)
+
+    def fresh(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(tensor) * now // before, *tensor.shape[1:]).to(tensor)
+
+    def form(value: Any) -> Any:
+        if type(value) is list and len(value) == before and all(isinstance(row, torch.Tensor) for row in value):  # one for each row
+            return [torch.randn(value[0].shape).to(value[0]) for _ in range(now)]
+        if type(value) in (list, tuple):
+            return type(value)(form(inner) for inner in value)
+        if is_dataclass(value) and isinstance(value, dict):
+            return type(value)(**{key: form(inner) for key, inner in value.items()})
+        return fresh(value) if isinstance(value, torch.Tensor) else value
+
+    return form(like.output)
+
+
+def _watched(recording: Recording, ending: torch.Tensor | None) -> Any:
+    """The copied scheduler, its ``step`` recording. functools.wraps keeps the signature that pipelines inspect."""
+    scheduler = recording.scheduler
+    original = scheduler.step
+    signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def step(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def step(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        if not isinstance(given.get("sample"), torch.Tensor):
+            raise CaptureRefused(f"{type(scheduler).__name__}.step takes no sample; its pipelines cannot be captured")
         calls, recording.pending = recording.pending, []
-        t = torch.as_tensor(timestep).detach().clone()
-        recording.steps.append(StepRecord(calls, model_output.detach().clone(), t, sample.detach().clone()))
-        return original(model_output, timestep, sample, *args, **kwargs)
+        t = torch.as_tensor(given["timestep"]).detach().clone().flatten()[:1].squeeze()
+        found = (torch.as_tensor(scheduler.timesteps).double().cpu() - t.double().cpu()).abs().argmin()
+        prediction, x = given["model_output"].detach().clone(), given["sample"].detach().clone()
+        recording.steps.append(StepRecord(calls, prediction, t, x, int(found)))
+        result = original(*args, **kwargs)
+        if ending is None:
+            return result
+        return mapped(lambda value: ending.to(value.dtype) if value.shape == ending.shape else value, result)
 
-    watched.step = step
-    return watched
+    scheduler.step = step
+    return scheduler

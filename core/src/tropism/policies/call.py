@@ -1,0 +1,114 @@
+"""How a pipeline is called: which of its arguments are fixed, which come from items, and in which form it gives its result."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from tropism.errors import CaptureRefused, PolicyError, nearest
+from tropism.policies.record import Recording, Watch
+from tropism.types import Item
+
+PROBE_PROMPTS = ("a red apple", "the face of a cat")  # two that differ, so that the layout of a stacked batch shows
+RESERVED = {"generator", "output_type", "return_dict", "callback_on_step_end"}
+KINDS = {"images": "image", "frames": "video", "audios": "audio", "audio_values": "audio"}
+
+
+class PipelineCall:
+    """Calls one pipeline with fixed arguments, for batches of items. ``single``: it takes one item at a time.
+
+    Raises PolicyError for arguments that it does not know or that are not free.
+    """
+
+    def __init__(self, pipe: Any, fixed: dict[str, Any]) -> None:
+        self.pipe = pipe
+        self.parameters = inspect.signature(pipe.__call__).parameters
+        for name in fixed:
+            if name not in self.parameters or name in RESERVED:
+                raise PolicyError(f"{type(pipe).__name__} takes no call argument '{name}'{nearest(name, set(self.parameters) - RESERVED)}")
+        self.steps: int | None = fixed.get("num_inference_steps")
+        self.fixed = {name: value for name, value in fixed.items() if name != "num_inference_steps"}
+        self.single, self.batch, self.kind = False, 0, "image"
+        self.latent = "latent"
+
+    def probes(self) -> list[Item]:
+        """Two items to learn from."""
+        if "class_labels" in self.parameters:
+            return [{"class_labels": 0}, {"class_labels": 1}]
+        return [{"prompt": prompt} for prompt in PROBE_PROMPTS] if "prompt" in self.parameters else [{}, {}]
+
+    def probe(self, items: list[Item], steps: int) -> Recording:
+        """A watched run on ``items``, or on the first alone where the pipeline takes one at a time. Raises CaptureRefused if it fails."""
+        attempts: list[Exception] = []
+        for chosen in [items, items[:1]] if not self.batch else [items]:
+            for self.latent in ("latent", "pt", "np"):
+                watch = Watch()
+                try:
+                    with watch(self.pipe) as seen:
+                        result = self._call(chosen, steps, self.latent)
+                except CaptureRefused:
+                    raise
+                except Exception as error:  # whatever a pipeline raises for a batch or an output form that it does not take
+                    attempts.append(error)
+                    continue
+                self.batch, self.single = len(chosen), len(chosen) == 1
+                self.kind = _kind(result)
+                return seen
+        raise CaptureRefused(f"{type(self.pipe).__name__} cannot be run: {attempts[0]}") from attempts[0]
+
+    def watched(self, watch: Watch, items: list[Item], steps: int) -> Recording:
+        """A watched run with the networks answered for."""
+        with watch(self.pipe) as seen:
+            self._call(items, steps, self.latent)
+        return seen
+
+    def finish(self, items: list[Item], steps: int) -> torch.Tensor:
+        """Run to the end, with gradient if there is any, and take the finished media [B, ...]; pictures in [0, 1], channels first."""
+        refused: Exception | None = None
+        for form in ("pt", "np"):
+            try:
+                result = self._call(items, steps, form, inspect.unwrap(type(self.pipe).__call__))
+            except (ValueError, AttributeError, TypeError) as error:  # the form is not known to this pipeline
+                refused = error
+                continue
+            return _media(result, self.kind)
+        raise PolicyError(f"{type(self.pipe).__name__} gives its result neither as tensors nor as arrays: {refused}") from refused
+
+    def _call(self, items: list[Item], steps: int, form: str, function: Any = None) -> Any:
+        count = len(items)
+        given: dict[str, Any] = {"generator": torch.Generator().manual_seed(0), "output_type": form, "num_inference_steps": steps}
+        given.update({name: self._repeated(name, value, count) for name, value in self.fixed.items()})
+        for name in {name for item in items for name in item if name in self.parameters}:
+            missing = [item for item in items if name not in item]
+            if missing:
+                raise PolicyError(f"an item has no '{name}', which the others have: {missing[0]}")
+            values = [item[name] for item in items]
+            given[name] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+        if "prompt" not in self.parameters and "batch_size" in self.parameters:
+            given["batch_size"] = count
+        given = {name: value for name, value in given.items() if name in self.parameters}
+        return self.pipe(**given) if function is None else function(self.pipe, **given)
+
+    def _repeated(self, name: str, value: Any, count: int) -> Any:
+        """A text of the call for each item; anything else as it is."""
+        return [value] * count if isinstance(value, str) and "prompt" in name else value
+
+
+def _kind(result: Any) -> str:
+    names = list(result) if isinstance(result, dict) else []
+    return next((KINDS[name] for name in names if name in KINDS), "image")
+
+
+def _media(result: Any, kind: str) -> torch.Tensor:
+    value = result[0] if not isinstance(result, torch.Tensor) else result
+    if isinstance(value, list):
+        value = np.stack(value) if isinstance(value[0], np.ndarray) else torch.stack(list(value))
+    array = isinstance(value, np.ndarray)
+    tensor = torch.as_tensor(value).float()
+    if kind == "audio":
+        return tensor[:, None] if tensor.ndim == 2 else tensor
+    tensor = tensor.movedim(-1, -3) if array and tensor.shape[-1] in (1, 3, 4) else tensor
+    return tensor.clamp(0, 1)
