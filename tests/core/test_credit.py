@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tropism.credit import Batch, Group, PerPrompt
+from tropism.rewards.combine import Combined, Part
+from tropism.siblings import equal_share
 from tropism.types import Condition, Level, Rollout, Steps
 
 
@@ -122,3 +124,28 @@ def test_a_rollout_without_scores_is_refused(rule):
 
 def test_group_needs_siblings_and_the_others_do_not():
     assert (Group.min_group, Batch.min_group, PerPrompt.min_group) == (2, 1, 1)
+
+
+def test_the_share_of_groups_of_equal_rewards_is_counted():
+    group = torch.tensor([0, 0, 0, 5, 5, 9, 9, 2, 2, 2])
+    values = torch.tensor([0.1, 0.1, 0.1, 1.0, 2.0, 7.0, 7.0, 0.3, 0.3, 0.30001])
+    assert equal_share(values, group) == pytest.approx(2 / 4)
+    assert equal_share(torch.full((6,), 1 / 3), torch.arange(6) // 2) == 1
+    assert equal_share(torch.randn(6), torch.arange(6) // 2) == 0
+
+
+def test_group_normalised_rewards_with_batch_credit_are_gdpo():
+    """Each reward's z-score in its group, the weighted sum of them, and the z-score of that over the batch; in float64, prompt by prompt."""
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(size=(3, 4)), 100 * generator.normal(size=(3, 4)) + 7
+    second[1] = 5.0  # a reward that says nothing about one prompt
+    group = torch.arange(12) // 4
+    parts = [Part("a", lambda x0: first.ravel(), 2.0, "group"), Part("b", lambda x0: second.ravel(), 0.5, "group")]
+    rollout = scored([0.0] * 12, group=group)
+    found = Batch()(Combined(parts)(rollout)).numpy()
+    total = np.zeros((3, 4))
+    for values, weight in ((first, 2.0), (second, 0.5)):
+        for prompt in range(3):
+            total[prompt] += weight * (values[prompt] - values[prompt].mean()) / (values[prompt].std() + 1e-4)
+    np.testing.assert_allclose(found, ((total - total.mean()) / total.std()).ravel(), rtol=1e-4, atol=1e-5)
+    assert np.abs(found).max() > 1

@@ -22,7 +22,7 @@ SOURCES = sorted(path for folder in (ROOT / "core/src", ROOT / "plugins") for pa
 LAYERS = [
     {"errors"},
     {"entry"},
-    {"types", "hookspecs", "builtin", "stop", "checkpoint", "clock", "progress", "track", "engine"},
+    {"types", "siblings", "hookspecs", "builtin", "stop", "checkpoint", "clock", "progress", "track", "engine"},
     {"diffusion.window"},
     {"plugins", "recipe", "diffusion.schedules", "diffusion.noise"},
     {"policy"},

@@ -165,3 +165,17 @@ def test_a_reward_that_fails_leaves_the_running_statistics_as_they_were():
     with pytest.raises(RewardError):
         made(rollout(torch.zeros(4, 2)))
     assert made.state_dict() == before
+
+
+def test_the_value_of_a_combination_has_the_gradient_of_its_weighted_sum():
+    x = torch.randn(4, 2, requires_grad=True)
+    made = Combined([Part("a", lambda x0: x0[:, 0] ** 2, 2.0), Part("b", lambda x0: x0.sum(1), -0.5)])
+    value = made.value(rollout(x))
+    torch.testing.assert_close(value, 2 * x[:, 0] ** 2 - 0.5 * x.sum(1))
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(gradient, torch.stack([4 * x[:, 0] - 0.5, torch.full((4,), -0.5)], 1).detach())
+
+
+def test_a_reward_without_gradient_has_no_value_to_follow():
+    with pytest.raises(RewardError, match=r"reward 'b' gave shape \[4\], without gradient; expected \[4\] with gradient"):
+        Combined([Part("b", lambda x0: x0.detach().sum(1))]).value(rollout(torch.zeros(4, 2, requires_grad=True)))

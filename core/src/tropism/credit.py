@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from tropism.siblings import centre, z_score
 from tropism.types import Rollout
 
 
@@ -57,14 +58,9 @@ class Group(Stateless):
 
     def __call__(self, rollout: Rollout) -> torch.Tensor:
         reward = _reward(rollout)
-        _, index = rollout.cond.group.cpu().unique(return_inverse=True)
-        size = torch.zeros(int(index.max()) + 1, dtype=reward.dtype).index_add_(0, index, torch.ones_like(reward))
-        mean = torch.zeros_like(size).index_add_(0, index, reward) / size
-        centred = reward - mean[index]
-        if self.scale == "batch":
-            return (centred / (reward.std(correction=0) + 1e-4)).float()
-        std = (torch.zeros_like(size).index_add_(0, index, centred**2) / size).sqrt()
-        return (centred / (std[index] + 1e-4)).float()
+        if self.scale == "group":
+            return z_score(reward, rollout.cond.group)
+        return (centre(reward, rollout.cond.group)[0] / (reward.std(correction=0) + 1e-4)).float()
 
 
 class PerPrompt:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from tropism.rewards.base import Reward, fields, score
+from tropism.errors import RewardError
+from tropism.rewards.base import Reward, fields, needs, score
+from tropism.siblings import z_score
 from tropism.types import Rollout
 
 
@@ -34,7 +36,12 @@ class Running:
 
 @dataclass
 class Part:
-    """One reward of a sum. normalise: ``none``; ``batch`` (z-score in the rollout); ``running`` (z-score over the run)."""
+    """One reward of a sum.
+
+    normalise: ``none``; ``batch``, z-score in the rollout; ``group``, z-score among the siblings of a prompt, which with ``batch`` credit is
+    GDPO (arXiv 2601.05242): rewards of different spread count by their weights, and none hides behind another; ``running``, z-score over
+    the run.
+    """
 
     name: str
     reward: Reward
@@ -53,13 +60,32 @@ class Combined:
         given, seeds = fields(rollout), rollout.cond.seed.tolist()
         # All are scored before any is normalised: a reward that fails must leave the running statistics as they were.
         rollout.scores.update({part.name: score(part.name, part.reward, given, seeds) for part in self.parts})
+        return self.combine(rollout)
+
+    def combine(self, rollout: Rollout) -> Rollout:
+        """Fill ``rollout.reward`` from raw scores that are there already; the only place where running statistics change."""
         total = torch.zeros(len(rollout))
         for part in self.parts:
-            total += part.weight * self._normalised(part, rollout.scores[part.name])
+            total += part.weight * self._normalised(part, rollout.scores[part.name], rollout.cond.group)
         rollout.reward = total
         return rollout
 
-    def _normalised(self, part: Part, raw: torch.Tensor) -> torch.Tensor:
+    def value(self, rollout: Rollout) -> torch.Tensor:
+        """The weighted sum [B] with gradient to the rollout's media, raw: for rewards that are followed downhill and not compared."""
+        given, total = fields(rollout), torch.zeros(len(rollout), device=rollout.x0.device)
+        for part in self.parts:
+            scores = part.reward(**{key: given[key] for key in needs(part.reward)})
+            if scores.shape != total.shape or not scores.requires_grad:
+                raise RewardError(
+                    f"reward '{part.name}' gave shape {list(scores.shape)}, {'with' if scores.requires_grad else 'without'} gradient; "
+                    f"expected {list(total.shape)} with gradient to the samples"
+                )
+            total = total + part.weight * scores.float()
+        return total
+
+    def _normalised(self, part: Part, raw: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+        if part.normalise == "group":
+            return z_score(raw, group)
         if part.normalise == "batch":
             exact = raw.double()  # in float32 the mean of equal scores is not quite their value, and dividing by their deviation makes it 1
             return ((exact - exact.mean()) / (exact.std(correction=0) + 1e-8)).float()
