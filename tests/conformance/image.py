@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.conformance import image_dit, image_flow, image_unet
+from tests.conformance import image_dit, image_flow, image_flux, image_pixels, image_unet
 from tests.conformance.family import Family
 
-FAMILIES: list[Family] = [*image_unet.FAMILIES, *image_dit.FAMILIES, *image_flow.FAMILIES]
+FAMILIES: list[Family] = [
+    *image_unet.FAMILIES,
+    *image_dit.FAMILIES,
+    *image_flow.FAMILIES,
+    *image_flux.FAMILIES,
+    *image_pixels.FAMILIES,
+]

@@ -310,10 +310,14 @@ def qwen25_vl(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGen
 # ---- autoencoders --------------------------------------------------------------------------------------------------------------
 
 
-def kl(channels: int = 4, scaling: float = 0.18215, shift: float | None = None, quant: bool = True, levels: int = 2) -> AutoencoderKL:
-    """AutoencoderKL; an image is ``2 ** (levels - 1)`` times as wide as its latents, so twice by default."""
+def kl(
+    channels: int = 4, scaling: float = 0.18215, shift: float | None = None, quant: bool = True, levels: int = 2, planes: int = 3
+) -> AutoencoderKL:
+    """AutoencoderKL; an image is ``2 ** (levels - 1)`` times as wide as its latents, so twice by default; a spectrogram has 1 plane."""
     return fill(
         AutoencoderKL(
+            in_channels=planes,
+            out_channels=planes,
             block_out_channels=(8,) * levels,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
