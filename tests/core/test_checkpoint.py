@@ -155,6 +155,16 @@ def test_other_content_than_a_checkpoint_is_a_named_fault(tmp_path, content):
         checkpoint.load(folder)
 
 
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_checkpoint_of_another_format_version_is_refused(tmp_path, version):
+    folder = checkpoint.save(tmp_path / "step-00000001", STATE)
+    meta = json.loads((folder / META).read_text())
+    assert meta["version"] == checkpoint.VERSION
+    (folder / META).write_text(json.dumps({**meta, "version": version}))
+    with pytest.raises(CheckpointError, match=rf"step-00000001.*format version {version!r}, and this tropism reads version 1"):
+        checkpoint.load(folder)
+
+
 FAULTS = {
     "disk full on the tensors": ("save_file", OSError(errno.ENOSPC, "No space left on device")),
     "safetensors' own error": ("save_file", SafetensorError("I/O error: No space left on device")),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tropism import api, checkpoint
+from tropism import api, checkpoint, runfolder
 from tropism.errors import CheckpointError, DivergedError, RecipeError, RewardError
 
 RECIPE = """\
@@ -317,7 +317,7 @@ def test_a_reward_that_is_not_a_number_stops_the_run_with_iteration_seeds_and_a_
     from tropism.diffusion.noise import sample_seed
 
     with pytest.raises(
-        RewardError, match=r"iteration \d+: reward 'mine/poison' returned \[nan\] for 1 of 16 samples; seeds \[\d+\]"
+        RewardError, match=r"iteration \d+: reward 'mine/poison' returned \[nan\] for 1 of 8 samples; seeds \[\d+\]"
     ) as told:
         run(recipe, tmp_path / "run", "rewards=[{use: toy/near, normalise: running}, {use: mine/poison}]", plugins=(plugin,))
     iteration = int(str(told.value).split("iteration ")[1].split(":")[0])
@@ -369,6 +369,67 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     assert_same_run(whole, tmp_path / "run")
 
 
+def test_a_recipe_with_a_relative_prompt_file_resumes_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "here/lists").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/lists/train.txt").write_text("a\nb\nc\n")
+    (tmp_path / "here/held.txt").write_text("d\n")
+    text = RECIPE.replace("train: [a, b, c, d, e]", "train: lists/train.txt, heldout: held.txt")
+    (tmp_path / "here/recipe.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here/per-prompt").mkdir()  # a name that is no path stays a name
+    folder, _ = run("recipe.yaml", tmp_path / "run", "train.iterations=2", "evaluate.prompts=1")
+    monkeypatch.chdir(tmp_path / "there")
+    assert api.resume(folder, iterations=4, console=QUIET) == "finished"
+    monkeypatch.chdir(tmp_path / "here")
+    whole, _ = run("recipe.yaml", tmp_path / "whole", "train.iterations=4", "evaluate.prompts=1")
+    assert same(state(folder)["trainable"], state(whole)["trainable"])
+    kept = runfolder.open_run(folder)[0]
+    assert kept.data.arguments["train"] == str(tmp_path / "here/lists/train.txt") and kept.credit.use == "per-prompt"
+
+
+def test_media_leave_the_device_after_decoding_and_an_evaluation_keeps_no_trajectory(recipe, tmp_path):
+    job = api.base(recipe)
+    moved = []
+
+    class Media:
+        def __init__(self, points):
+            self.points = points
+
+        def cpu(self):
+            moved.append(len(self.points))
+            return self.points
+
+    decode = job.policy.decode
+    job.policy.decode = lambda x0: {kind: Media(value) for kind, value in decode(x0).items()}
+    samples = job.evaluation_samples()
+    assert moved == [8], "once for the one batch of two prompts with four samples each"
+    assert samples.steps.x.shape == (8, 0, 2) and samples.steps.x.untyped_storage().nbytes() == 0
+    assert len(samples.scores["toy/near"]) == len(samples.media["points"]) == 8
+    assert job.collect().steps.x.shape == (16, 6, 2), "what is learned from keeps its trajectory"
+
+
+def test_a_reward_sees_no_more_samples_than_a_batch_of_the_rollout(recipe, plugin, tmp_path):
+    job = api.base(recipe)
+    seen = []
+    (part,) = job.combined.parts
+    reward = part.reward
+    part.reward = lambda points: (seen.append(len(points)), reward(points))[1]
+    job.score(job.collect())
+    assert seen == [8, 8]
+
+
+def test_samples_of_one_seed_share_no_noise_with_training_or_evaluation(recipe):
+    job = api.base(recipe)
+    sampled = api.sample(job, [{"prompt": "a"}], count=16, seed=0)
+    trained, evaluated = job.collect(), job.evaluation_samples()
+    seeds = [set(rollout.cond.seed.tolist()) for rollout in (sampled, trained, evaluated)]
+    assert [len(found) for found in seeds] == [16, 16, 8]
+    assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]
+    assert api.sample(job, [{"prompt": "a"}], count=16, seed=0).cond.seed.tolist() == sampled.cond.seed.tolist()
+    assert not seeds[0] & set(api.sample(job, [{"prompt": "a"}], count=16, seed=1).cond.seed.tolist())
+
+
 def test_an_impossible_recipe_writes_nothing(recipe, tmp_path):
     with pytest.raises(RecipeError, match="learns from noisy steps"):
         run(recipe, tmp_path / "run", "rollout.sampler.eta=0")
@@ -401,10 +462,13 @@ def test_the_guard_stops_the_run_and_goes_back_to_the_last_good_weights(recipe, 
     assert rows[-1][1] < floor and all(value >= floor for _, value in rows[:-1])
     assert rows[-1][0] < 60
     end = state(folder)
-    assert end["good"]["step"] == rows[-2][0] > 0
-    assert same(end["trainable"], end["good"]["trainable"])
+    good = end["guard"]["good"]
+    assert good["step"] == rows[-2][0] > 0
+    assert same(end["trainable"], good["trainable"])
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "guarded"
+    assert (summary["kept_step"], summary["iterations"]) == (rows[-2][0], rows[-1][0])
+    assert f"the weights are those of iteration {rows[-2][0]}" in (folder / "report.html").read_text()
     assert summary["metrics"]["mine/down"]["after"][0] == rows[-2][1]
 
 
@@ -413,7 +477,7 @@ def test_the_guarded_weights_are_those_that_were_evaluated(recipe, plugin, tmp_p
     overrides = (*TOWARD, watched("mine/down"), "adapter.ema=0.5")
     folder, _ = run(recipe, tmp_path / "run", *overrides, "guard={metric: mine/down, keep: 0.88}", plugins=(plugin,))
     end = state(folder)
-    short, _ = run(recipe, tmp_path / "short", *overrides, f"train.iterations={end['good']['step']}", plugins=(plugin,))
+    short, _ = run(recipe, tmp_path / "short", *overrides, f"train.iterations={end['guard']['good']['step']}", plugins=(plugin,))
     assert same(state(short)["trainable"], end["trainable"])
 
 

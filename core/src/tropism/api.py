@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tropism.run import Run
     from tropism.types import Item, Rollout
 
+SAMPLING_SEED = 2**32  # beyond the seeds of recipes and EVALUATION_SEED
+
 
 def loaded(plugin_files: Sequence[Path] = ()) -> tuple[pluggy.PluginManager, plugins.Catalog]:
     """All plugins. Raises PluginError for a broken one among ``plugin_files``: it was asked for, so it is not left out."""
@@ -70,6 +72,7 @@ def run(
     from tropism import assemble, runfolder
 
     assemble.check(made, catalog, text, where)
+    made = runfolder.settled(made)
     if folder is None:
         folder = runfolder.create(root, made, tuple(plugin_files))
     else:
@@ -118,8 +121,11 @@ def base(source: str, plugin_files: Sequence[Path] = ()) -> Run:
 
 
 def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Rollout:
-    """``count`` samples of each item with all of the recipe's raw scores, made as the recipe's evaluation makes them."""
-    cond = job.condition([item for item in items for _ in range(count)], seed, 0, count)
+    """``count`` samples of each item with all of the recipe's raw scores, made as the recipe's evaluation makes them.
+
+    Their noise is of a stream of its own: none of it is the noise of a training or of an evaluation, whatever the seeds.
+    """
+    cond = job.condition([item for item in items for _ in range(count)], SAMPLING_SEED + seed, 0, count)
     with job.trainable.averaged():
         return job.scored(cond)
 

@@ -26,6 +26,7 @@ from tropism.errors import CheckpointError
 
 State = dict[str, Any]
 TENSORS, META = "state.safetensors", "state.json"
+VERSION = 1  # of this file format; another one is refused
 _STEP = re.compile(r"step-(\d{8})")
 
 
@@ -39,7 +40,7 @@ def save(folder: Path, state: Mapping[str, Any]) -> Path:
         sweep(folder.parent)
         temporary.mkdir()
         save_file(tensors, temporary / TENSORS)
-        meta = {"version": 1, "digest": _digest(temporary / TENSORS, tree), "tree": tree}
+        meta = {"version": VERSION, "digest": _digest(temporary / TENSORS, tree), "tree": tree}
         (temporary / META).write_text(json.dumps(meta))
         for name in (TENSORS, META):
             _sync(temporary / name)
@@ -63,6 +64,10 @@ def load(folder: Path) -> State:
     """Read a state back, bit for bit. Raises CheckpointError that names the folder and what is wrong with it."""
     try:
         meta = json.loads((folder / META).read_text())
+        if (version := meta["version"]) != VERSION:
+            raise ValueError(
+                f"{META} is of format version {version!r}, and this tropism reads version {VERSION}; use the tropism that wrote it"
+            )
         if _digest(folder / TENSORS, meta["tree"]) != meta["digest"]:
             raise ValueError(f"{TENSORS} or {META} does not match the digest (truncated or altered)")
         tensors = load_file(folder / TENSORS)

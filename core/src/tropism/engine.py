@@ -1,7 +1,8 @@
-"""Where tensors live and gradients flow: device, precision, backward, optimizer step. The one place where several processes will go."""
+"""Where tensors live and gradients flow: device, precision, random states, optimizer step."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,10 +21,18 @@ def default_device() -> str:
 
 
 class Engine:
-    """One process, one device."""
+    """One process, one device.
 
-    def __init__(self, device: str, precision: str = "fp32") -> None:
+    ``deterministic``: only kernels whose result does not depend on the order of additions, so that a resumed run is exact also on CUDA
+    (on the CPU it always is). Slower, and torch raises for an operation that has no such kernel.
+    """
+
+    def __init__(self, device: str, precision: str = "fp32", deterministic: bool = False) -> None:
         self.device, self.autocast_dtype = torch.device(device), PRECISIONS[precision]
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; torch asks for it
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -37,6 +46,13 @@ class Engine:
         if move is not None:
             move(self.device)
 
+    def synchronize(self) -> None:
+        """Wait for all work that was given to the device; on the CPU there is none to wait for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
     def update(self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
         """Clip the gathered gradients, step, clear. Returns the gradient norm; raises DivergedError before the step if it is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(list(parameters), max_norm).item()
@@ -46,3 +62,14 @@ class Engine:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def random_state(self) -> dict[str, torch.Tensor]:
+        """The global random states: ``cpu``, and ``cuda`` where the device is one. What tropism itself draws has its own generators."""
+        states = {"cpu": torch.get_rng_state()}
+        return {**states, "cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else states
+
+    def load_random_state(self, states: dict[str, torch.Tensor]) -> None:
+        """Put the states back; that of a device which the run no longer has is passed over."""
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)

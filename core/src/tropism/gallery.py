@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tropism.errors import TropismError
-from tropism.types import Rollout
+from tropism.types import Rollout, label
 
 if TYPE_CHECKING:
     from tropism.run import Run
@@ -44,7 +44,6 @@ def write(samples: Rollout, views: Mapping[str, Any], folder: Path, most: int, c
     for row in range(min(len(samples), most)):
         file = view.save(media[row], folder, f"{row:04d}")
         scores = {name: round(values[row].item(), 6) for name, values in samples.scores.items()}
-        item = samples.cond.items[row]
-        tiles.append({"prompt": str(item.get("prompt", item)), "seed": int(samples.cond.seed[row]), "file": file, "scores": scores})
+        tiles.append({"prompt": label(samples.cond.items[row]), "seed": int(samples.cond.seed[row]), "file": file, "scores": scores})
     (folder / "index.json").write_text(json.dumps({**counters, "kind": kind, "tiles": tiles}, indent=1))
     return [tile["file"] for tile in tiles]

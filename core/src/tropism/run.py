@@ -7,7 +7,6 @@ last checkpoint is forgotten.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pluggy
 import torch
 
 from tropism import assemble, checkpoint
+from tropism.clock import Clock
 from tropism.data.prompts import Order
 from tropism.diffusion.noise import sample_seed
 from tropism.diffusion.rollout import collect
@@ -24,13 +24,14 @@ from tropism.engine import Engine, default_device
 from tropism.errors import CheckpointError, DivergedError, RewardError, TropismError
 from tropism.evaluate import Estimate, alarms, measure
 from tropism.gallery import drop_samples, save_samples
+from tropism.guard import Guard
 from tropism.optimizers.base import batches
 from tropism.plugins import Catalog, views
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.cache import Conditions
 from tropism.progress import Progress
 from tropism.recipe import Recipe
-from tropism.rewards.base import fields, score
+from tropism.rewards.slices import raw_scores
 from tropism.runfolder import write_summary
 from tropism.stop import Stop
 from tropism.track import Metrics
@@ -48,7 +49,7 @@ class Run:
         self.sampler, self.credit, self.optimizer = parts.sampler, parts.credit, parts.optimizer
         self.train_items, self.heldout_items = parts.train, parts.heldout
         torch.manual_seed(recipe.seed)  # the adapter's first weights
-        self.engine = Engine(recipe.device or default_device(), recipe.train.precision)
+        self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic)
         self.policy = assemble.make(catalog, "policies", recipe.policy)
         self.engine.place(self.policy)
         network = self.policy.trainable().to(self.engine.device)
@@ -70,13 +71,10 @@ class Run:
         self.order = Order(len(self.train_items), recipe.seed)
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.step = 0  # iterations done
-        self.seconds, self.phases = 0.0, dict.fromkeys(("rollout", "score", "update", "evaluate", "save"), 0.0)
+        self.clock, self.guard = Clock(self.engine.synchronize), Guard(recipe.guard)
         self.evaluations: list[tuple[int, dict[str, list[float]]]] = []
         self.alarms: list[dict[str, Any]] = []
-        self.good: dict[str, Any] | None = None  # the last evaluated weights that the guard accepts
-        self.guarded_at: int | None = None  # the iteration at which the guard ended the run
-        self.base: Rollout | None = None
-        self._clock = time.monotonic()
+        self.base: Rollout | None = None  # the base model's evaluation samples
 
     # --- the loop -----------------------------------------------------------------------------------------------------------
 
@@ -88,7 +86,7 @@ class Run:
             with Stop() as stop:
                 if not self.evaluations:
                     self.evaluate()
-                while self.step < train.iterations and not stop.asked and not self.guarded():
+                while self.step < train.iterations and not stop.asked and not self.guard.tripped(self.evaluations):
                     rollout = self.collect()
                     rollout = self.score(rollout)
                     rollout.advantage = self.credit(rollout)
@@ -103,9 +101,10 @@ class Run:
                         self.save()
                 if stop.asked:
                     self.save()
-            status = "interrupted" if stop.asked else "guarded" if self.guarded() else "finished"
+                    self.progress.say(f"stopped as asked; everything up to iteration {self.step} is saved")
+            status = "interrupted" if stop.asked else "guarded" if self.guard.tripped(self.evaluations) else "finished"
             if status == "guarded":
-                self.restore_good()
+                self.go_back()
         finally:
             write_summary(self, status)
             self.plugins.hook.on_run_end(run=self, status=status)
@@ -128,7 +127,10 @@ class Run:
     def score(self, rollout: Rollout) -> Rollout:
         with self.phase("score"):
             try:
-                return self.combined(rollout).drop_media()
+                rewards = {part.name: part.reward for part in self.combined.parts}
+                # All are scored before any is normalised: a reward that fails must leave the running statistics as they were.
+                rollout.scores = raw_scores(rewards, rollout, self.recipe.rollout.batch, self.engine.device)
+                return self.combined.combine(rollout).drop_media()
             except RewardError as error:
                 self.save()
                 raise RewardError(f"iteration {self.step + 1}: {error}; everything before it is saved") from error
@@ -173,8 +175,7 @@ class Run:
                 names = [*self.watched, *(name for name in found if name.endswith("diversity"))]
                 self.alarms.extend({"step": self.step, "text": text} for text in alarms(weights.items(), names, before, found))
             self.evaluations.append((self.step, {name: estimate.as_list() for name, estimate in found.items()}))
-            if self.recipe.guard is not None and not self.guarded():
-                self.good = {"step": self.step, "trainable": _clone(self.trainable.state_dict())}
+            self.guard.remember(self.step, self.trainable.state_dict(), self.evaluations)
             folder = save_samples(self, samples, self.recipe.evaluate.show)
         numbers = {
             f"eval/{name}{end}": value for name, e in found.items() for end, value in zip(("", "/low", "/high"), e.as_list(), strict=True)
@@ -193,11 +194,11 @@ class Run:
         return Condition(items=items, encoded=self.conditions.encode(items), seed=seeds, group=siblings)
 
     def sample(self, cond: Condition, steps: int) -> Rollout:
-        """One batch with its media, and its trajectory."""
+        """One batch with its trajectory, and its media on the CPU: those of a whole rollout may be more than the device has room for."""
         with self.engine.precision():
             rollout = collect(self.policy, cond, self.sampler, steps)
             with torch.no_grad():
-                rollout.media = self.policy.decode(rollout.x0)
+                rollout.media = {kind: media.cpu() for kind, media in self.policy.decode(rollout.x0).items()}
         return rollout
 
     def evaluation_samples(self) -> Rollout:
@@ -208,14 +209,13 @@ class Run:
         return self.scored(self.condition(items, EVALUATION_SEED, 0, part.per_prompt))
 
     def scored(self, cond: Condition) -> Rollout:
-        """Samples made as the evaluation makes them, scored raw by the trained and the watched rewards."""
+        """Samples, without trajectories, made as the evaluation makes them, scored raw by the trained and the watched rewards."""
         batch, steps, parts = self.recipe.rollout.batch, self.recipe.evaluate.steps or self.recipe.rollout.steps, []
         for begin in range(0, len(cond), batch):
-            parts.append(self.sample(cond.slice(begin, begin + batch), steps))
+            parts.append(self.sample(cond.slice(begin, begin + batch), steps).drop_steps())
             self.progress.advance(batch)
         samples = Rollout.cat(parts)
-        given, seeds = fields(samples), cond.seed.tolist()
-        samples.scores = {name: score(name, reward, given, seeds) for name, reward in self.rewards.items()}
+        samples.scores = raw_scores(self.rewards, samples, batch, self.engine.device)
         return samples
 
     def summary_of(self, rollout: Rollout) -> dict[str, float]:
@@ -224,45 +224,27 @@ class Run:
         share = (rollout.advantage == 0).float().mean().item()
         return {**numbers, "reward/combined": rollout.reward.mean().item(), "train/zero_advantage_share": share}
 
-    def guarded(self) -> bool:
-        """Whether the guarded metric of the last evaluation is below what may be kept; final once it has ended the run."""
-        guard = self.recipe.guard
-        if self.guarded_at is not None:
-            return True
-        if guard is None or len(self.evaluations) < 2:
-            return False
-        before, now = (values[guard.metric][0] for _, values in (self.evaluations[0], self.evaluations[-1]))
-        return now < before - (1 - guard.keep) * abs(before)  # keep * before, also where the metric is negative
-
-    def restore_good(self) -> None:
-        """Go back to the last evaluated weights that the guard accepts, and make them, with their samples, the end of the run."""
-        if self.guarded_at is not None:
+    def go_back(self) -> None:
+        """To the last evaluated weights that the guard accepts: they, with their samples, are the end of the run."""
+        if self.guard.ended_at is not None:
             return
-        assert self.good is not None
-        self.guarded_at = self.step
-        self.trainable.load_state_dict(self.good["trainable"])
-        self.evaluations = [(step, values) for step, values in self.evaluations if step <= self.good["step"]]
-        drop_samples(self.folder, self.good["step"])
-        self.progress.say(f"guard: back to the weights of iteration {self.good['step']}")
+        good = self.guard.end(self.step)
+        self.trainable.load_state_dict(good["trainable"])
+        self.evaluations = [(step, values) for step, values in self.evaluations if step <= good["step"]]
+        drop_samples(self.folder, good["step"])
+        self.progress.say(f"guard: back to the weights of iteration {good['step']}")
         self.save()
 
     def log(self, values: dict[str, float]) -> None:
         samples = self.step * self.recipe.rollout.samples
-        self.metrics.write(self.step, samples, self.elapsed(), values)
+        self.metrics.write(self.step, samples, self.clock.elapsed(), values)
         self.plugins.hook.on_metrics(run=self, step=self.step, metrics=values)
-
-    def elapsed(self) -> float:
-        """Seconds of work, those before a resume included."""
-        return self.seconds + time.monotonic() - self._clock
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.progress.phase(name, self.step)
-        begin = time.monotonic()
-        try:
+        with self.clock.phase(name):
             yield
-        finally:
-            self.phases[name] += time.monotonic() - begin
 
     # --- state --------------------------------------------------------------------------------------------------------------
 
@@ -273,14 +255,12 @@ class Run:
             "optimizer": self.torch_optimizer.state_dict(),
             "combined": self.combined.state_dict(),
             "credit": self.credit.state_dict(),
-            "random": torch.get_rng_state(),
+            "random": self.engine.random_state(),
             "metrics": self.metrics.size,
-            "seconds": self.elapsed(),
-            "phases": self.phases,
+            **self.clock.state_dict(),
             "evaluations": self.evaluations,
             "alarms": self.alarms,
-            "good": self.good,
-            "guarded_at": self.guarded_at,
+            "guard": self.guard.state_dict(),
         }
 
     def save(self) -> Path:
@@ -303,16 +283,12 @@ class Run:
             self.torch_optimizer.load_state_dict(state["optimizer"])
             self.combined.load_state_dict(state["combined"])
             self.credit.load_state_dict(state["credit"])
-            torch.set_rng_state(state["random"])
+            self.guard.load_state_dict(state["guard"])
+            self.engine.load_random_state(state["random"])
+            self.clock.load_state_dict(state)
             self.metrics.rewind(state["metrics"])
-            self.step, self.seconds, self.phases = state["step"], state["seconds"], state["phases"]
+            self.step, self.alarms = state["step"], state["alarms"]
             self.evaluations = [(step, values) for step, values in state["evaluations"]]
-            self.alarms, self.good, self.guarded_at = state["alarms"], state["good"], state["guarded_at"]
         except (KeyError, ValueError, TropismError) as error:
             raise CheckpointError(f"checkpoint {newest} does not fit this recipe: {error}") from error
-        self._clock = time.monotonic()
         self.progress.say(f"resumed at iteration {self.step} from {newest.name}")
-
-
-def _clone(state: dict[str, dict[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-    return {part: {name: value.clone() for name, value in weights.items()} for part, weights in state.items()}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,6 +44,35 @@ def fill(folder: Path, recipe: Recipe, plugin_files: tuple[Path, ...] = ()) -> N
     (folder / "env.json").write_text(json.dumps(environment(), indent=1))
     (folder / "plugins.json").write_text(json.dumps([str(path.resolve()) for path in plugin_files]))
     write_recipe(folder, recipe)
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with relative paths made absolute, so that a run can be resumed from another working directory.
+
+    A path is a text argument of a part that names something here and now and looks like a path: it has a separator or a suffix. (A name
+    such as ``group`` stays what it is, also beside a folder of that name.)
+    """
+    return Recipe.model_validate(_settled(recipe.model_dump(mode="json")))
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_settled(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_part = "use" in value
+    return {
+        key: str(Path(inner).resolve()) if is_part and key != "use" and _is_path(inner) else _settled(inner) for key, inner in value.items()
+    }
+
+
+def _is_path(value: Any) -> bool:
+    if not isinstance(value, str) or not (os.sep in value or Path(value).suffix):
+        return False
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a null character
+        return False
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -82,9 +112,10 @@ def write_summary(run: Run, status: str) -> None:
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
         "status": status,
-        "seconds": round(run.elapsed(), 2),
-        "phases": {name: round(seconds, 2) for name, seconds in run.phases.items()},
+        "seconds": round(run.clock.elapsed(), 2),
+        "phases": {name: round(seconds, 2) for name, seconds in run.clock.phases.items()},
         "iterations": run.step,
+        "kept_step": run.guard.kept_step(run.step),
         "evaluated": run.evaluations[-1][0] if run.evaluations else 0,
         "samples": run.step * run.recipe.rollout.samples,
         "trained": [part.use for part in run.recipe.rewards],

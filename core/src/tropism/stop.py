@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
+
+SAID = b"\nstopping after this iteration, saving first; press again to quit at once\n"
 
 
 class Stop:
@@ -29,4 +32,5 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this iteration, saving first; press again to quit at once", flush=True)
+        # Straight to standard error: a signal may come in the middle of a print, whose buffers and locks must not be entered again.
+        os.write(2, SAID)

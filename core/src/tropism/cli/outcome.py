@@ -36,7 +36,8 @@ def finish(folder: Path, status: str) -> None:
     echo_results(results(run))
     for alarm in run.summary.alarms if run.summary else []:
         click.echo(f"alarm at iteration {alarm.step}: {alarm.text}")
-    click.echo(f"\n{status}\nrun     {folder}\nreport  {folder / 'report.html'}")
+    kept = f"; the weights are those of iteration {run.summary.kept_step}" if run.summary and status == "guarded" else ""
+    click.echo(f"\n{status}{kept}\nrun     {folder}\nreport  {folder / 'report.html'}")
     if status == "interrupted":
         click.echo(f"go on with: tropism resume {folder}")
         click.get_current_context().exit(130)

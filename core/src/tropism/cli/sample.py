@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from tropism.cli import options
 from tropism.cli.table import echo_table
 from tropism.errors import TropismError
-
-if TYPE_CHECKING:
-    from tropism.types import Rollout
 
 SHOWN = 4  # held-out items that are sampled where no prompt is given
 
@@ -37,6 +33,7 @@ def command(
     Samples come from the newest weights of a RUN or from the base model of a RECIPE; their scores by the recipe's rewards are printed.
     """
     from tropism import api, gallery
+    from tropism.types import label
 
     path = Path(source)
     if path.is_dir() and plugin_files:
@@ -53,15 +50,10 @@ def command(
             name,
             str(int(samples.cond.seed[row])),
             *(f"{values[row].item():.4g}" for values in samples.scores.values()),
-            _prompt(samples, row),
+            label(samples.cond.items[row]),
         )
         for row, name in enumerate(names)
     ]
     means = ("mean", "", *(f"{values.mean().item():.4g}" for values in samples.scores.values()), "")
     echo_table([*rows, means], ("file", "seed", *samples.scores, "prompt"))
     click.echo(f"\n{folder}")
-
-
-def _prompt(samples: Rollout, row: int) -> str:
-    item = samples.cond.items[row]
-    return str(item.get("prompt", item))

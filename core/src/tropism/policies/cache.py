@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from tropism.policy import Policy
-from tropism.types import Item, Tree, tree_map
+from tropism.types import Item, Tree, tree_cat, tree_map
 
 
 class Conditions:
-    """Encoded items by their content. New ones are encoded together, ``batch`` at a time."""
+    """Encoded items by their content, in the memory of the CPU; given out on the device of the policy's network.
 
-    def __init__(self, policy: Policy, batch: int = 64) -> None:
-        self.policy, self.batch = policy, batch
-        self.rows: dict[str, int] = {}
-        self.stored: list[Tree] = []
+    New items are encoded together, ``batch`` at a time. At most ``limit`` bytes are kept between calls (2 GiB: 18,000 prompts of a CLIP
+    text encoder in half precision, or 256 of T5-XXL in full); beyond it the items that were asked for longest ago are forgotten.
+    """
+
+    def __init__(self, policy: Policy, batch: int = 64, limit: int = 2 * 1024**3) -> None:
+        self.policy, self.batch, self.limit = policy, batch, limit
+        self.rows: OrderedDict[str, Tree] = OrderedDict()  # tensors [1, ...], the item asked for last at the end
+        self.size = 0  # bytes in ``rows``
 
     def encode(self, items: Sequence[Item]) -> Tree:
-        """The conditions [B, ...] of ``items``."""
+        """The conditions [B, ...] of ``items``. Raises PolicyError where conditions of different items do not fit together."""
         keys = [json.dumps(item, sort_keys=True, default=str) for item in items]
         fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in self.rows}
         new = list(fresh.items())
@@ -28,11 +33,26 @@ class Conditions:
             part = new[begin : begin + self.batch]
             encoded = self.policy.encode([item for _, item in part])
             for row, (key, _) in enumerate(part):
-                self.rows[key] = len(self.stored)
-                self.stored.append(tree_map(lambda t, row=row: t[row], encoded))  # type: ignore[misc]
-        return _stack([self.stored[self.rows[key]] for key in keys])
+                # Cloned: a view would keep the whole batch alive after its other rows are forgotten.
+                self.rows[key] = tree_map(lambda t, row=row: t[row : row + 1].detach().cpu().clone(), encoded)  # type: ignore[misc]
+                self.size += _bytes(self.rows[key])
+        device = next(self.policy.trainable().parameters()).device
+        found = tree_map(lambda t: t.to(device), tree_cat([self.rows[key] for key in keys]))
+        self._forget(keys)
+        return found
+
+    def _forget(self, used: Sequence[str]) -> None:
+        """Mark ``used`` as asked for last, and go back below the limit."""
+        for key in used:
+            self.rows.move_to_end(key)
+        while self.size > self.limit:
+            self.size -= _bytes(self.rows.popitem(last=False)[1])
 
 
-def _stack(trees: list[Tree]) -> Tree:
-    first = trees[0]
-    return {key: _stack([t[key] for t in trees]) if isinstance(first[key], dict) else torch.stack([t[key] for t in trees]) for key in first}
+def _bytes(tree: Tree) -> int:
+    return sum(tensor.nbytes for tensor in _leaves(tree))
+
+
+def _leaves(tree: Tree) -> Iterator[torch.Tensor]:
+    for value in tree.values():
+        yield from _leaves(value) if isinstance(value, dict) else (value,)

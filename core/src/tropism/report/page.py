@@ -97,6 +97,8 @@ def _tell(run: Run, name: str, color: str) -> Told:
     generated = summary.samples if summary else last.samples if last else 0
     facts = [f"seed {summary.seed}"] if summary else []
     facts += [words.duration(seconds), f"{generated:,} samples", *filter(None, [run.environment.get("device")])]
+    if summary and summary.status == "guarded":
+        facts.append(f"the weights are those of iteration {summary.kept_step}")
     timed = {name.removeprefix(TIME): sum(p.value for p in points) for name, points in run.series.items() if name.startswith(TIME)}
     phases = summary.phases if summary else timed
     spent = {phase: value for phase, value in phases.items() if value > 0}

@@ -67,6 +67,7 @@ class Summary(BaseModel):
     alarms: list[Alarm]
     metrics: dict[str, Change]
     units: dict[str, str] = {}
+    kept_step: int | None = None  # the iteration whose weights the run has: an earlier one than its last where the guard went back
 
 
 class Tile(BaseModel):
