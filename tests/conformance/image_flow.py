@@ -15,7 +15,10 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
+    SanaSprintPipeline,
     SanaTransformer2DModel,
+    SchedulerMixin,
+    SCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
@@ -73,8 +76,7 @@ def sd3() -> DiffusionPipeline:
     )
 
 
-@built
-def sana() -> DiffusionPipeline:
+def _sana(scheduler: SchedulerMixin, **settings: Any) -> dict[str, Any]:
     words = parts.gemma_tokenizer()
     network = SanaTransformer2DModel(
         in_channels=4,
@@ -87,16 +89,36 @@ def sana() -> DiffusionPipeline:
         cross_attention_dim=16,
         caption_channels=WIDTH,
         sample_size=8,
+        **settings,
     )
+    return {
+        "tokenizer": words,
+        "text_encoder": parts.gemma2(len(words)),
+        "vae": parts.dc(),
+        "transformer": parts.fill(network),
+        "scheduler": scheduler,
+    }
+
+
+@built
+def sana() -> DiffusionPipeline:
     return SanaPipeline(
-        tokenizer=words,
-        text_encoder=parts.gemma2(len(words)),
-        vae=parts.dc(),
-        transformer=parts.fill(network),
-        scheduler=DPMSolverMultistepScheduler(
-            beta_schedule="linear", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
-        ),
+        **_sana(
+            DPMSolverMultistepScheduler(
+                beta_schedule="linear",
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=3.0,
+                algorithm_type="dpmsolver++",
+            )
+        )
     )
+
+
+@built
+def sana_sprint() -> DiffusionPipeline:
+    """A consistency model in TrigFlow's angles: the loop turns angle and x into a flow's, and the output back into a velocity."""
+    return SanaSprintPipeline(**_sana(SCMScheduler(), guidance_embeds=True, qk_norm="rms_norm_across_heads"))
 
 
 @built
@@ -208,6 +230,14 @@ SANA: dict[str, Any] = {
 FAMILIES: list[Family] = [
     Family("sd3", sd3, {**SIZE, **SHORT, "guidance_scale": 7.0}, PROMPTS, "ode"),
     Family("sana", sana, {**SANA, "guidance_scale": 4.5}, PROMPTS, "ode", lambda: flow(3.0)),
+    Family(
+        "sana-sprint",
+        sana_sprint,
+        {**SANA, "guidance_scale": 4.5, "intermediate_timesteps": None},
+        PROMPTS,
+        "consistency",
+        note="SCM in TrigFlow angles with data of deviation 0.5; embedded guidance; the result is the last x0",
+    ),
     Family(
         "qwen-image",
         qwen_image,

@@ -1,6 +1,9 @@
-"""Every tiny pipeline builds, runs, and depends on what a pipeline must depend on: the seed and the item."""
+"""Every tiny pipeline builds, runs, and depends on what it must: the seed, the item, and its network on x and the time."""
 
 from __future__ import annotations
+
+import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +37,41 @@ def test_a_family_runs_and_depends_on_seed_and_item(family: Family) -> None:
     assert np.array_equal(sample(family, pipe), first), "a second call of one pipeline"
     assert difference(sample(family, pipe, seed=1), first) > 1e-2
     if any(family.items):
-        assert difference(sample(family, pipe, item=1), first) > 1e-4
+        assert difference(sample(family, pipe, item=1), first) > 1e-2
+
+
+def changed(value: Any) -> Any:
+    """Half of a time or of noisy data, in whatever container the network takes it."""
+    if isinstance(value, list | tuple):
+        return type(value)(changed(part) for part in value)
+    return (value * 0.5).to(value.dtype) if torch.is_tensor(value) else type(value)(value * 0.5)
+
+
+def tensors(output: Any) -> np.ndarray:
+    """The prediction of a network as one flat array; some give a list with a tensor per image."""
+    first = output[0] if isinstance(output, tuple) else output.sample
+    return np.concatenate([part.double().numpy().ravel() for part in (first if isinstance(first, list) else [first])])
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_its_network_depends_on_x_and_on_the_time(family: Family) -> None:
+    pipe = family.build()
+    network = pipe.transformer if "transformer" in pipe.components else pipe.unet
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    hook = network.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    sample(family, pipe)
+    hook.remove()
+
+    args, kwargs = calls[len(calls) // 2]  # not the first, where a time that grows toward the data is zero
+    bound = inspect.signature(network.forward).bind(*args, **kwargs)
+    data = next(iter(bound.signature.parameters))
+    time = next(name for name in bound.arguments if name in ("timestep", "timesteps", "t"))
+    with torch.no_grad():
+        before = tensors(network(*bound.args, **bound.kwargs))
+        for name in (data, time):
+            other = inspect.signature(network.forward).bind(*args, **kwargs)
+            other.arguments[name] = changed(other.arguments[name])
+            assert difference(tensors(network(*other.args, **other.kwargs)), before) > 2e-3, name
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.parity])
