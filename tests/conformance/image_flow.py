@@ -121,9 +121,7 @@ def sana_sprint() -> DiffusionPipeline:
     return SanaSprintPipeline(**_sana(SCMScheduler(), guidance_embeds=True, qk_norm="rms_norm_across_heads"))
 
 
-@built
-def qwen_image() -> DiffusionPipeline:
-    words = parts.qwen_tokenizer()
+def qwen_transformer() -> QwenImageTransformer2DModel:
     network = QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
@@ -133,12 +131,18 @@ def qwen_image() -> DiffusionPipeline:
         joint_attention_dim=WIDTH,
         axes_dims_rope=(4, 2, 2),
     )
+    return parts.fill(network)
+
+
+@built
+def qwen_image() -> DiffusionPipeline:
+    words = parts.qwen_tokenizer()
     return QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**QWEN),
         vae=parts.kl_qwen(),
         text_encoder=parts.qwen25_vl(words),
         tokenizer=words,
-        transformer=parts.fill(network),
+        transformer=qwen_transformer(),
     )
 
 
