@@ -123,7 +123,8 @@ def test_unknown_arguments_are_listed_with_the_nearest_one(catalog):
         "r.yaml: 3 mistakes",
         "  line 5: rollout.sampler: 'ddim' takes no argument 'etta' (did you mean 'eta'?); it takes eta",
         "  line 9: rewards.0: 'toy/near' takes no argument 'z'; it takes x, y",
-        "  line 12: optimizer: 'policy-gradient' takes no argument 'klip' (did you mean 'clip'?); it takes clip, advantage_clip",
+        "  line 12: optimizer: 'policy-gradient' takes no argument 'klip' (did you mean 'clip'?); "
+        "it takes clip, advantage_clip, kl, normalise",
     ]
 
 
@@ -197,6 +198,8 @@ def test_describe_shows_arguments_with_their_defaults(catalog):
     assert assemble.describe(catalog.find("optimizers", "policy-gradient")).splitlines() == [
         "clip: float = 0.0001",
         "advantage_clip: float = 5.0",
+        "kl: float = 0.0",
+        "normalise: bool = False",
     ]
 
 

@@ -7,7 +7,11 @@ import torch
 
 from tests import tiny
 from tropism.diffusion.samplers import DDIM, Consistency
+from tropism.optimizers.awm import Awm
+from tropism.optimizers.direct import Direct
+from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
+from tropism.optimizers.rlcm_direct import RlcmDirect
 from tropism.policies.pipeline import capture
 from tropism.testing import OptimizerContract, PolicyContract, RewardContract, scored
 from tropism.toy import Near, ToyPolicy
@@ -66,9 +70,26 @@ class TestNear(RewardContract):
 
 
 class TestPolicyGradient(OptimizerContract):
-    @pytest.fixture
-    def optimizer(self):
-        return PolicyGradient()
+    @pytest.fixture(params=[PolicyGradient(), PolicyGradient(kl=0.1), PolicyGradient(normalise=True)], ids=["plain", "kl", "guard"])
+    def optimizer(self, request):
+        return request.param
+
+
+class TestForwardProcess(OptimizerContract):
+    @pytest.fixture(
+        params=[Nft(), Nft(beta=0.3, kl=0.0), Awm(), Awm(kl=0.0, draws=2)], ids=["nft", "nft without kl", "awm", "awm without kl"]
+    )
+    def optimizer(self, request):
+        return request.param
+
+
+class TestBackPropagation(OptimizerContract):
+    @pytest.fixture(
+        params=[Direct(), Direct(3), Direct([1, 5], recompute=True), Direct([2, 3], jump=True, ceiling=1.0), RlcmDirect(direct=2.0)],
+        ids=["draft-1", "draft-3", "alignprop", "refl", "rlcm-direct"],
+    )
+    def optimizer(self, request):
+        return request.param
 
 
 def test_a_reward_that_looks_at_its_neighbours_fails_the_contract():
@@ -99,7 +120,7 @@ def test_an_optimizer_with_the_wrong_sign_fails_the_contract():
             loss, metrics = super().loss(policy, batch)
             return -loss, metrics
 
-    contract, policy = OptimizerContract(), ToyPolicy()
+    contract, optimizer, policy = OptimizerContract(), Backwards(), ToyPolicy()
     rollout = scored(policy, PROMPTS, DDIM(1.0), 5, torch.tensor([-1.0, 0.5, 1.0]))
     with pytest.raises(AssertionError):
-        contract.test_a_small_step_makes_good_samples_likelier_than_bad_ones(Backwards(), policy, rollout)
+        contract.test_a_small_step_favours_good_samples_over_bad_ones(optimizer, policy, rollout)

@@ -135,7 +135,7 @@ def test_the_share_of_groups_of_equal_rewards_is_counted():
 
 
 def test_group_normalised_rewards_with_batch_credit_are_gdpo():
-    """Each reward's z-score in its group, the weighted sum of them, and the z-score of that over the batch; in float64, prompt by prompt."""
+    """Each reward's z-score in its group, the weighted sum of them, the z-score of that over the batch; in float64, prompt by prompt."""
     generator = np.random.default_rng(3)
     first, second = generator.normal(size=(3, 4)), 100 * generator.normal(size=(3, 4)) + 7
     second[1] = 5.0  # a reward that says nothing about one prompt

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from tropism.credit import Credit
-from tropism.diffusion.samplers import Sampler
+from tropism.diffusion.flow_samplers import Ode
+from tropism.diffusion.samplers import Consistency, Sampler
 from tropism.diffusion.schedules import Diffusion
 from tropism.entry import Entry
 from tropism.errors import PluginError, RecipeError, TropismError, nearest
@@ -38,6 +39,7 @@ PLACES: dict[Path, str] = {  # where a recipe names parts, and the kind of entry
     ("optimizer",): "optimizers",
     ("evaluate", "rewards"): "rewards",
     ("evaluate", "evaluators"): "evaluators",
+    ("evaluate", "sampler"): "samplers",
     ("track",): "trackers",
 }
 
@@ -47,6 +49,7 @@ class Parts:
     """Everything of a run that needs no weights."""
 
     sampler: Sampler
+    evaluation_sampler: Sampler
     credit: Credit
     optimizer: Optimizer
     train: list[Item]
@@ -57,7 +60,8 @@ def named_parts(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
     """Every part of a recipe with its place and the kind of entry that it names."""
     for place, kind in PLACES.items():
         for path, part in _each(place, functools.reduce(getattr, map(str, place), recipe)):
-            yield path, kind, part
+            if part is not None:
+                yield path, kind, part
 
 
 def _each(place: Path, found: Any) -> list[tuple[Path, Any]]:
@@ -159,26 +163,25 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     credit = built(("credit",), recipe.credit)
     optimizer = built(("optimizer",), recipe.optimizer)
     data = built(("data",), recipe.data)
+    evaluation = built(("evaluate", "sampler"), recipe.evaluate.sampler) if recipe.evaluate.sampler else None
     if problems:
         return None
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
-    return Parts(sampler, credit, optimizer, data.train, data.heldout)
+    problems.extend(_unlearnable(recipe, targets, sampler, optimizer))
+    mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
+    return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout)
 
 
 def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any, optimizer: Any, data: Any) -> Iterator[tuple[Path, str]]:
-    if "steps" in optimizer.needs and not noisy_steps(sampler, recipe.rollout.steps):
-        name, count = recipe.rollout.sampler.use, recipe.rollout.steps
-        yield (
-            ("rollout", "sampler"),
-            f"'{recipe.optimizer.use}' learns from noisy steps, but '{name}' with these arguments and {count} steps has none; "
-            "give it noise (eta above 0) or more steps",
-        )
     if recipe.rollout.group < credit.min_group:
         least, group = credit.min_group, recipe.rollout.group
         yield (
             ("rollout", "group"),
             f"credit '{recipe.credit.use}' compares at least {least} samples of a prompt, but rollout.group is {group}",
         )
+    for index, trained in enumerate(recipe.rewards):
+        if trained.normalise == "group" and recipe.rollout.group < 2:
+            yield ("rewards", index), f"normalise: group compares the samples of a prompt, but rollout.group is {recipe.rollout.group}"
     emits = _emits(targets["policy",])
     given = (emits or set()) | ALWAYS | set(data.train[0])
     for path, kind, part in named_parts(recipe):
@@ -191,6 +194,42 @@ def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any
         watched = {part.use for part in (*recipe.rewards, *recipe.evaluate.rewards)}
         if recipe.guard.metric not in watched:
             yield ("guard",), f"guard.metric '{recipe.guard.metric}' is not evaluated{nearest(recipe.guard.metric, watched)}"
+
+
+def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, optimizer: Any) -> Iterator[tuple[Path, str]]:
+    """Why an optimizer cannot learn from such rollouts and rewards."""
+    name, kind, steps, window = recipe.optimizer.use, recipe.rollout.sampler.use, recipe.rollout.steps, recipe.rollout.window
+    if not isinstance(optimizer, Optimizer):
+        yield ("optimizer",), f"'{name}' is a {type(optimizer).__name__}, which is no subclass of tropism.optimizers.base.Optimizer"
+        return
+    try:
+        optimizer.kept(steps)
+    except ValueError as error:
+        yield ("optimizer",), str(error)
+    if "steps" in optimizer.needs and not noisy_steps(sampler, steps):
+        yield (
+            ("rollout", "sampler"),
+            f"'{name}' learns from noisy steps, but '{kind}' with these arguments and {steps} steps has none; "
+            "give it noise (eta above 0), a stochastic sampler, or more steps",
+        )
+    if "samples" in optimizer.needs and isinstance(sampler, Consistency):
+        yield (
+            ("optimizer",),
+            f"'{name}' trains a denoiser on its own samples, which makes a consistency model an ordinary one: its few-step samples blur; "
+            "use policy-gradient, rlcm-direct or direct",
+        )
+    if window is not None and (problem := window.problem(steps)):
+        yield ("rollout", "window"), problem
+    if window is not None and optimizer.needs & {"samples", "endings"}:
+        yield ("rollout", "window"), f"'{name}' learns from whole samples; only optimizers that learn from steps alone have a window"
+    if window is not None and window.elsewhere == "ode" and isinstance(sampler, Consistency):
+        yield ("rollout", "window"), f"the ODE does not go where '{kind}' goes; write elsewhere: noise, and only the window is trained"
+    if "endings" in optimizer.needs:
+        for index, part in enumerate(recipe.rewards):
+            if not getattr(targets["rewards", index], "differentiable", False):
+                yield ("rewards", index), f"'{name}' follows the reward's gradient, but '{part.use}' does not declare differentiable = True"
+            if part.normalise != "none":
+                yield ("rewards", index), f"'{name}' follows the reward itself; write normalise: none and give it a weight"
 
 
 def _emits(policy: Any) -> set[str] | None:

@@ -25,8 +25,12 @@ def register_optimizers() -> list[Entry]:
         Entry(
             "policy-gradient",
             "tropism.optimizers.policy_gradient:PolicyGradient",
-            "clipped policy gradient on step log-probabilities (DDPO, RLCM)",
-        )
+            "clipped policy gradient on step log-probabilities (DDPO, RLCM, Flow-GRPO, MixGRPO, GRPO-Guard)",
+        ),
+        Entry("nft", "tropism.optimizers.nft:Nft", "good and bad samples teach through the forward process (DiffusionNFT)"),
+        Entry("awm", "tropism.optimizers.awm:Awm", "advantage-weighted matching of finished samples"),
+        Entry("direct", "tropism.optimizers.direct:Direct", "back-propagation of a differentiable reward (DRaFT, AlignProp, ReFL)"),
+        Entry("rlcm-direct", "tropism.optimizers.rlcm_direct:RlcmDirect", "policy gradient, and back-propagation through the last step"),
     ]
 
 
@@ -35,6 +39,10 @@ def register_samplers() -> list[Entry]:
     return [
         Entry("ddim", "tropism.diffusion.samplers:DDIM", "DDIM with noise eta (Song et al. 2021; DDPO takes eta 1)"),
         Entry("consistency", "tropism.diffusion.samplers:Consistency", "multistep consistency sampling (LCM): denoise, then noise again"),
+        Entry("ode", "tropism.diffusion.flow_samplers:Ode", "the probability-flow ODE by Euler (order 1) or Heun (order 2)"),
+        Entry("flow-sde", "tropism.diffusion.flow_samplers:FlowSde", "the SDE of Flow-GRPO"),
+        Entry("dance-sde", "tropism.diffusion.flow_samplers:DanceSde", "the SDE of DanceGRPO"),
+        Entry("cps", "tropism.diffusion.flow_samplers:Cps", "coefficients-preserving sampling: fresh noise, never too much of it"),
     ]
 
 

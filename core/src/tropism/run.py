@@ -18,14 +18,16 @@ import torch
 from tropism import assemble, checkpoint
 from tropism.clock import Clock
 from tropism.data.prompts import Order
+from tropism.diffusion.flow_samplers import Ode
 from tropism.diffusion.noise import sample_seed
 from tropism.diffusion.rollout import collect
+from tropism.diffusion.samplers import Sampler
 from tropism.engine import Engine, default_device
 from tropism.errors import CheckpointError, DivergedError, RewardError, TropismError
 from tropism.evaluate import Estimate, alarms, measure
 from tropism.gallery import drop_samples, save_samples
 from tropism.guard import Guard
-from tropism.optimizers.base import batches
+from tropism.optimizers.base import plan
 from tropism.plugins import Catalog, views
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.cache import Conditions
@@ -33,6 +35,7 @@ from tropism.progress import Progress
 from tropism.recipe import Recipe
 from tropism.rewards.slices import raw_scores
 from tropism.runfolder import write_summary
+from tropism.siblings import equal_share
 from tropism.stop import Stop
 from tropism.track import Metrics
 from tropism.types import Condition, Item, Rollout
@@ -47,6 +50,7 @@ class Run:
         self.recipe, self.folder, self.plugins, self.progress = recipe, folder, plugins, progress
         parts = assemble.check(recipe, catalog)
         self.sampler, self.credit, self.optimizer = parts.sampler, parts.credit, parts.optimizer
+        self.evaluation_sampler = parts.evaluation_sampler
         self.train_items, self.heldout_items = parts.train, parts.heldout
         torch.manual_seed(recipe.seed)  # the adapter's first weights
         self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic)
@@ -59,6 +63,7 @@ class Run:
         self.torch_optimizer = torch.optim.AdamW(
             self.trainable.parameters.values(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay
         )
+        self.optimizer.attach(self.trainable)
         self.combined, self.watched = assemble.rewards(recipe, catalog)
         self.rewards = {**{part.name: part.reward for part in self.combined.parts}, **self.watched}  # all that an evaluation asks
         for reward in self.rewards.values():
@@ -119,8 +124,12 @@ class Run:
             picked = self.order.take(self.step * (part.samples // part.group), part.samples // part.group)
             items = [self.train_items[index] for index in picked for _ in range(part.group)]
             cond = self.condition(items, self.recipe.seed, self.step * part.samples, part.group)
+            window, elsewhere, kept = part.window, None, self.optimizer.kept(part.steps)
+            if window is not None:
+                kept, elsewhere = window.at(part.steps, self.step, self.recipe.seed), Ode() if window.elsewhere == "ode" else None
             for begin in range(0, part.samples, part.batch):
-                parts.append(self.sample(cond.slice(begin, begin + part.batch), part.steps))
+                with self.optimizer.acting():
+                    parts.append(self.sample(cond.slice(begin, begin + part.batch), self.sampler, part.steps, kept, elsewhere))
                 self.progress.advance(part.batch)
         return Rollout.cat(parts)
 
@@ -139,26 +148,31 @@ class Run:
         """One pass or more over the rollout; the mean of what the optimizer logs. Raises DivergedError that names step and samples."""
         part, logged, norms = self.recipe.train, list[dict[str, torch.Tensor]](), []
         with self.phase("update"):
-            cut = batches(rollout, self.sampler, part.updates, part.micro or self.recipe.rollout.batch)
-            for group in cut * part.passes:
-                for batch in group:
-                    with self.engine.precision():
-                        loss, numbers = self.optimizer.loss(self.policy, batch)
-                    (loss * batch.share).backward()
-                    logged.append({"loss": loss.detach(), **numbers})
-                    self.progress.advance(len(batch.sample))
-                try:
-                    norms.append(self.engine.update(self.torch_optimizer, self.trainable.parameters.values(), part.max_norm))
-                except DivergedError as error:
-                    # Not saved: parts of this iteration are done, and a checkpoint of them could not be resumed exactly.
-                    seeds = rollout.cond.seed[torch.cat([batch.sample for batch in group]).unique().cpu()].tolist()
-                    raise DivergedError(
-                        f"iteration {self.step + 1}: {error}; samples with seeds {seeds[:8]}; checkpoints before it are untouched"
-                    ) from error
-                self.trainable.update_average()
-            means = {f"train/{key}": torch.stack([n[key].float() for n in logged]).mean().item() for key in logged[0]}
-            first = torch.stack([n["ratio_error"] for n in logged[: len(cut[0])]]).max().item() if "ratio_error" in logged[0] else 0.0
-            return {**means, "train/first_ratio_error": first, "train/grad_norm": sum(norms) / len(norms)}
+            if rollout.advantage is not None:
+                rollout.advantage = rollout.advantage.to(rollout.x0.device)
+            micro, first = part.micro or self.recipe.rollout.batch, 0
+            for number in range(self.step * part.passes, (self.step + 1) * part.passes):
+                key = sample_seed(self.recipe.seed, number)
+                for group in plan(self.optimizer, rollout, self.sampler, part.updates, micro, key, self.combined.value):
+                    for batch in group:
+                        with self.engine.precision():
+                            loss, numbers = self.optimizer.loss(self.policy, batch)
+                        (loss * batch.share).backward()
+                        logged.append({"loss": loss.detach(), **numbers})
+                        self.progress.advance(len(batch.sample))
+                    first = first or len(logged)
+                    try:
+                        norms.append(self.engine.update(self.torch_optimizer, self.trainable.parameters.values(), part.max_norm))
+                    except DivergedError as error:
+                        # Not saved: parts of this iteration are done, and a checkpoint of them could not be resumed exactly.
+                        seeds = rollout.cond.seed[torch.cat([batch.sample for batch in group]).unique().cpu()].tolist()
+                        raise DivergedError(
+                            f"iteration {self.step + 1}: {error}; samples with seeds {seeds[:8]}; checkpoints before it are untouched"
+                        ) from error
+                    self.trainable.update_average()
+                    self.optimizer.updated()
+            self.optimizer.finished()
+            return {**_means(logged, first), "train/grad_norm": sum(norms) / len(norms)}
 
     def evaluate(self) -> dict[str, Estimate]:
         """Sample held-out prompts with fixed seeds, score them by everything, log, and save the samples."""
@@ -193,10 +207,13 @@ class Run:
         siblings = torch.arange(first, first + len(items)) // group
         return Condition(items=items, encoded=self.conditions.encode(items), seed=seeds, group=siblings)
 
-    def sample(self, cond: Condition, steps: int) -> Rollout:
-        """One batch with its trajectory, and its media on the CPU: those of a whole rollout may be more than the device has room for."""
+    def sample(self, cond: Condition, sampler: Sampler, steps: int, kept: range, elsewhere: Sampler | None = None) -> Rollout:
+        """One batch with the steps ``kept`` of its trajectory.
+
+        Its media are on the CPU: those of a whole rollout may be more than the device has room for.
+        """
         with self.engine.precision():
-            rollout = collect(self.policy, cond, self.sampler, steps)
+            rollout = collect(self.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=self.optimizer.means)
             with torch.no_grad():
                 rollout.media = {kind: media.cpu() for kind, media in self.policy.decode(rollout.x0).items()}
         return rollout
@@ -212,7 +229,7 @@ class Run:
         """Samples, without trajectories, made as the evaluation makes them, scored raw by the trained and the watched rewards."""
         batch, steps, parts = self.recipe.rollout.batch, self.recipe.evaluate.steps or self.recipe.rollout.steps, []
         for begin in range(0, len(cond), batch):
-            parts.append(self.sample(cond.slice(begin, begin + batch), steps).drop_steps())
+            parts.append(self.sample(cond.slice(begin, begin + batch), self.evaluation_sampler, steps, range(0)))
             self.progress.advance(batch)
         samples = Rollout.cat(parts)
         samples.scores = raw_scores(self.rewards, samples, batch, self.engine.device)
@@ -221,8 +238,10 @@ class Run:
     def summary_of(self, rollout: Rollout) -> dict[str, float]:
         assert rollout.reward is not None and rollout.advantage is not None
         numbers = {f"reward/{name}": values.mean().item() for name, values in rollout.scores.items()}
-        share = (rollout.advantage == 0).float().mean().item()
-        return {**numbers, "reward/combined": rollout.reward.mean().item(), "train/zero_advantage_share": share}
+        numbers["train/zero_advantage_share"] = (rollout.advantage == 0).float().mean().item()
+        if self.recipe.rollout.group > 1:
+            numbers["train/equal_groups_share"] = equal_share(rollout.reward, rollout.cond.group)
+        return {**numbers, "reward/combined": rollout.reward.mean().item()}
 
     def go_back(self) -> None:
         """To the last evaluated weights that the guard accepts: they, with their samples, are the end of the run."""
@@ -253,6 +272,7 @@ class Run:
             "step": self.step,
             "trainable": self.trainable.state_dict(),
             "optimizer": self.torch_optimizer.state_dict(),
+            "algorithm": self.optimizer.state_dict(),
             "combined": self.combined.state_dict(),
             "credit": self.credit.state_dict(),
             "random": self.engine.random_state(),
@@ -281,6 +301,7 @@ class Run:
         try:
             self.trainable.load_state_dict(state["trainable"])
             self.torch_optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(state["algorithm"])
             self.combined.load_state_dict(state["combined"])
             self.credit.load_state_dict(state["credit"])
             self.guard.load_state_dict(state["guard"])
@@ -292,3 +313,12 @@ class Run:
         except (KeyError, ValueError, TropismError) as error:
             raise CheckpointError(f"checkpoint {newest} does not fit this recipe: {error}") from error
         self.progress.say(f"resumed at iteration {self.step} from {newest.name}")
+
+
+def _means(logged: list[dict[str, torch.Tensor]], first: int) -> dict[str, float]:
+    """The mean of every number over the batches that gave it; and the largest error of a ratio in the ``first`` batches, which are those
+    of the first update, before which no weight has changed."""
+    names = dict.fromkeys(name for numbers in logged for name in numbers)
+    means = {f"train/{name}": torch.stack([n[name].float() for n in logged if name in n]).mean().item() for name in names}
+    ratios = [n["ratio_error"] for n in logged[:first] if "ratio_error" in n]
+    return {**means, "train/first_ratio_error": torch.stack(ratios).max().item() if ratios else 0.0}

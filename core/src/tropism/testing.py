@@ -18,19 +18,22 @@ What each test keeps is said by its name; the core relies on all of it.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tropism.diffusion.noise import Draw
-from tropism.diffusion.rollout import collect, replay
+from tropism.diffusion.noising import noised
+from tropism.diffusion.rollout import collect, finish, replay
 from tropism.diffusion.samplers import DDIM, Sampler
 from tropism.diffusion.schedules import PARAMETRIZATIONS
-from tropism.optimizers.base import Optimizer, batches
+from tropism.optimizers.base import NEEDS, Batch, Optimizer, plan
+from tropism.policies.adapters import Trainable
 from tropism.policy import Policy
 from tropism.rewards.base import Reward, needs, score
-from tropism.toy import ToyPolicy
+from tropism.toy import Near, ToyPolicy
 from tropism.types import Condition, Item, Level, Rollout, Tree, tree_map
 
 CPU = torch.device("cpu")
@@ -187,24 +190,29 @@ class OptimizerContract:
     samples, steps = 8, 5
 
     @pytest.fixture
-    def policy(self) -> ToyPolicy:
-        return ToyPolicy()
+    def policy(self, optimizer: Optimizer) -> ToyPolicy:
+        made = ToyPolicy()
+        optimizer.attach(Trainable(made.trainable(), None))
+        return made
 
     @pytest.fixture
-    def rollout(self, policy: ToyPolicy) -> Rollout:
-        advantage = torch.linspace(-1, 1, self.samples)
-        return scored(policy, [{"prompt": "p"}] * self.samples, DDIM(1.0), self.steps, advantage)
+    def rollout(self, optimizer: Optimizer, policy: ToyPolicy) -> Rollout:
+        cond = condition(policy, [{"prompt": "p"}] * self.samples)
+        made = collect(policy, cond, DDIM(1.0), self.steps, means=optimizer.means)
+        made.reward = made.advantage = torch.linspace(-1, 1, self.samples)
+        return made
 
     def test_needs_are_ones_that_the_core_can_give(self, optimizer: Optimizer) -> None:
-        assert optimizer.needs <= {"steps", "advantage"}
+        assert optimizer.needs <= NEEDS
+        assert optimizer.needs & {"steps", "samples", "endings"}
 
     def test_loss_is_a_finite_scalar_and_its_metrics_have_no_gradient(
         self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout
     ) -> None:
-        (batch,) = batches(rollout, DDIM(1.0), 1, self.samples * self.steps)[0]
-        loss, metrics = optimizer.loss(policy, batch)
-        assert loss.shape == () and loss.isfinite() and loss.requires_grad
-        assert all(isinstance(value, torch.Tensor) and value.numel() == 1 and not value.requires_grad for value in metrics.values())
+        for batch in _plan(optimizer, rollout, self.samples * self.steps):
+            loss, metrics = optimizer.loss(policy, batch)
+            assert loss.shape == () and loss.isfinite() and loss.requires_grad
+            assert all(isinstance(value, torch.Tensor) and value.numel() == 1 and not value.requires_grad for value in metrics.values())
 
     def test_gradient_is_the_same_however_an_update_is_cut(self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout) -> None:
         whole = _gradient(optimizer, policy, rollout, self.samples * self.steps)
@@ -213,23 +221,30 @@ class OptimizerContract:
             assert _gap(_gradient(optimizer, policy, rollout, micro), whole) <= 1e-4
 
     def test_zero_advantage_teaches_nothing(self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout) -> None:
-        if "advantage" not in optimizer.needs:
+        if "advantage" not in optimizer.needs or "endings" in optimizer.needs:
             pytest.skip("learns without advantages")
         rollout.advantage = torch.zeros(self.samples)
-        assert _gradient(optimizer, policy, rollout, self.samples).abs().max() == 0
+        assert _plan(optimizer, rollout, self.samples) == [], "samples without advantage are left out"
+        rollout.advantage = None
+        batches = _plan(optimizer, rollout, self.samples)
+        rollout.advantage = torch.zeros(self.samples)
+        gradients = [_summed(optimizer, policy, [batch]) for batch in batches]
+        assert len(gradients) > 0 and all(gradient.abs().max() < 1e-6 for gradient in gradients)
 
-    def test_a_small_step_makes_good_samples_likelier_than_bad_ones(
-        self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout
-    ) -> None:
-        if not {"advantage", "steps"} <= optimizer.needs:
-            pytest.skip("learns without advantages of steps")
-        assert rollout.advantage is not None
-        before = _total(policy, rollout)
+    def test_a_small_step_favours_good_samples_over_bad_ones(self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout) -> None:
+        before = _liking(optimizer, policy, rollout)
         gradient = _gradient(optimizer, policy, rollout, self.samples)
         with torch.no_grad():
             vector = torch.nn.utils.parameters_to_vector(policy.trainable().parameters())
             torch.nn.utils.vector_to_parameters(vector - 1e-3 * gradient, policy.trainable().parameters())
-        assert ((_total(policy, rollout) - before) * rollout.advantage).sum() > 0
+        assert _liking(optimizer, policy, rollout) > before
+
+    def test_its_state_goes_round(self, optimizer: Optimizer, policy: ToyPolicy, rollout: Rollout) -> None:
+        state = copy.deepcopy(optimizer.state_dict())
+        optimizer.load_state_dict(state)
+        first = _gradient(optimizer, policy, rollout, self.samples)
+        optimizer.load_state_dict(state)
+        assert torch.equal(_gradient(optimizer, policy, rollout, self.samples), first)
 
 
 def _state(policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> tuple[torch.Tensor, Level, Tree]:
@@ -257,10 +272,22 @@ def _pick(value: Any, rows: list[int]) -> Any:
     return value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
 
 
+def _near(made: Rollout) -> torch.Tensor:
+    return Near()(made.media["points"])
+
+
+def _plan(optimizer: Optimizer, rollout: Rollout, micro: int) -> list[Batch]:
+    return plan(optimizer, rollout, DDIM(1.0), 1, micro, 0, _near)[0]
+
+
 def _gradient(optimizer: Optimizer, policy: Policy, rollout: Rollout, micro: int) -> torch.Tensor:
+    return _summed(optimizer, policy, _plan(optimizer, rollout, micro))
+
+
+def _summed(optimizer: Optimizer, policy: Policy, batches: list[Batch]) -> torch.Tensor:
     network = policy.trainable()
     network.zero_grad(set_to_none=True)
-    for batch in batches(rollout, DDIM(1.0), 1, micro)[0]:
+    for batch in batches:
         (optimizer.loss(policy, batch)[0] * batch.share).backward()
     found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
     network.zero_grad(set_to_none=True)
@@ -268,7 +295,17 @@ def _gradient(optimizer: Optimizer, policy: Policy, rollout: Rollout, micro: int
 
 
 @torch.no_grad()
-def _total(policy: Policy, rollout: Rollout) -> torch.Tensor:
-    rows = torch.arange(len(rollout))
+def _liking(optimizer: Optimizer, policy: Policy, rollout: Rollout) -> float:
+    """What the method should raise: how much likelier good samples are than bad ones, or the reward itself."""
+    rows, favour = torch.arange(len(rollout)), rollout.advantage
+    if "advantage" not in optimizer.needs or favour is None:
+        return _near(replace(rollout, media=policy.decode(finish(policy, DDIM(1.0), rollout, rows, 1)))).sum().item()
+    if "samples" in optimizer.needs:
+        total = torch.zeros(len(rollout))
+        for number in range(optimizer.draws):
+            at = noised(policy, rollout.x0, rollout.cond.seed.tolist(), torch.full_like(rows, number), optimizer.draws, 0)
+            total -= (at.predicted(policy, rollout.cond.encoded)[0] - at.x0).square().sum(1)
+        return (total * favour).sum().item()
     trained = rollout.steps.on.nonzero().flatten().tolist()
-    return torch.stack([replay(policy, DDIM(1.0), rollout, rows, torch.full_like(rows, index)) for index in trained]).sum(0)
+    logp = torch.stack([replay(policy, DDIM(1.0), rollout, rows, torch.full_like(rows, index)) for index in trained]).sum(0)
+    return (logp * favour).sum().item()

@@ -46,13 +46,17 @@ def tree_map(fn: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
 
 
 def tree_cat(trees: Sequence[Tree], within: str = "") -> Tree:
-    """Concatenate trees of one structure along the batch axis. Raises PolicyError that names a tensor whose other axes differ."""
+    """Concatenate trees of one structure along the batch axis. Raises PolicyError that names a tensor whose other axes differ.
+
+    A tensor under the key ``padded`` [B, copies, length, ...] is filled up with zeros to the longest.
+    """
     joined: Tree = {}
     for key, first in trees[0].items():
-        values = [tree[key] for tree in trees]
+        values = _padded([tree[key] for tree in trees]) if key == "padded" else [tree[key] for tree in trees]
         if isinstance(first, dict):
             joined[key] = tree_cat(values, f"{within}{key}.")
             continue
+        first = values[0]
         odd = next((value for value in values if value.shape[1:] != first.shape[1:]), None)
         if odd is not None:
             raise PolicyError(
@@ -61,6 +65,11 @@ def tree_cat(trees: Sequence[Tree], within: str = "") -> Tree:
             )
         joined[key] = torch.cat(values)
     return joined
+
+
+def _padded(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    longest = max(value.shape[2] for value in values)
+    return [torch.cat([v, v.new_zeros(*v.shape[:2], longest - v.shape[2], *v.shape[3:])], 2) if v.shape[2] < longest else v for v in values]
 
 
 def label(item: Item) -> str:
@@ -135,11 +144,6 @@ class Rollout:
     def drop_media(self) -> Rollout:
         """The same without decoded media, which only scoring needs."""
         return replace(self, media={})
-
-    def drop_steps(self) -> Rollout:
-        """The same without its trajectory, which only learning needs: no steps, and none of the memory of their states."""
-        steps = Steps(x=self.steps.x[:, :0].clone(), levels=self.steps.levels[:0], logp=self.steps.logp[:, :0], on=self.steps.on[:0])
-        return replace(self, steps=steps)
 
     @staticmethod
     def cat(parts: Sequence[Rollout]) -> Rollout:

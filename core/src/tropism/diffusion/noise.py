@@ -32,3 +32,7 @@ class Draw:
         for row, generator in zip(noise, self.generators, strict=True):
             torch.randn(shape, generator=generator, out=row)
         return noise.to(self.device, non_blocking=True)
+
+    def uniform(self) -> torch.Tensor:
+        """One number in [0, 1) for each row, [B] float32."""
+        return torch.stack([torch.rand((), generator=generator) for generator in self.generators]).to(self.device)

@@ -33,6 +33,7 @@ def collect(
     kept = range(steps) if kept is None else kept
     device = next(policy.trainable().parameters()).device
     levels = sampler.levels(policy.schedule, steps).to(device)
+    steps = len(levels) - 1  # a pipeline that starts from a noised picture takes fewer
     draw, count = Draw(cond.seed.tolist(), device), len(cond)
     x = policy.noise(draw, levels[0], cond.encoded)
     states, logps, centres = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()

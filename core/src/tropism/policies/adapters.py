@@ -52,7 +52,7 @@ class Trainable:
     def reference(self) -> Iterator[None]:
         """Inside the block the network is the base model."""
         if self.lora is None:
-            with self._swapped(self.base):
+            with self.holding(self.base):
                 yield
             return
         layers = [m for m in self.module.modules() if isinstance(m, BaseTunerLayer)]
@@ -67,7 +67,7 @@ class Trainable:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside the block the network has the averaged weights, if there are any."""
-        with self._swapped(self.average):
+        with self.holding(self.average):
             yield
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,8 @@ class Trainable:
                 value.copy_(state["average"][name])
 
     @contextmanager
-    def _swapped(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    def holding(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Inside the block the network has other weights, by name; only those named are exchanged."""
         kept = {name: self.parameters[name].data for name in weights}
         for name, value in weights.items():
             self.parameters[name].data = value

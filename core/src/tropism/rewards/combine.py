@@ -38,9 +38,8 @@ class Running:
 class Part:
     """One reward of a sum.
 
-    normalise: ``none``; ``batch``, z-score in the rollout; ``group``, z-score among the siblings of a prompt, which with ``batch`` credit is
-    GDPO (arXiv 2601.05242): rewards of different spread count by their weights, and none hides behind another; ``running``, z-score over
-    the run.
+    normalise: ``none``; ``batch``, z-score in the rollout; ``running``, z-score over the run; ``group``, z-score among the siblings of a
+    prompt, which with ``batch`` credit is GDPO (arXiv 2601.05242): rewards of different spread count by their weights, none hides another.
     """
 
     name: str
