@@ -1,4 +1,4 @@
-"""Parts of tiny diffusers pipelines: tokenizers, text encoders, autoencoders and their random weights, all built in memory.
+"""Parts of tiny diffusers pipelines, all built in memory: tokenizers and text encoders, with the autoencoders and weights beside them.
 
 Nothing here is downloaded. Every text encoder is ``WIDTH`` wide and takes the number of words of its tokenizer; every tokenizer knows
 single bytes and no merges, so any text gives tokens and two different texts give different ones.
@@ -6,13 +6,8 @@ single bytes and no merges, so any text gives tokens and two different texts giv
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, DiffusionPipeline
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -29,8 +24,6 @@ from transformers import (
     GlmModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -42,10 +35,13 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from tests.conformance.autoencoders import dc, kl, kl_flux2, kl_qwen
+from tests.conformance.weights import PROMPTS, built, fill, hole, picture
 from tests.tiny import LENGTH, WIDTH
 from tests.tiny import tokenizer as clip_tokenizer
 
-__all__ = ["LENGTH", "WIDTH", "clip_tokenizer"]
+# One name for all parts: builders import from here, wherever a part is written.
+__all__ = ["LENGTH", "PROMPTS", "WIDTH", "built", "clip_tokenizer", "dc", "fill", "hole", "kl", "kl_flux2", "kl_qwen", "picture"]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}"
@@ -53,62 +49,6 @@ CHATML = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two blue boats at sea"}]
-"""The two items of every family that takes a prompt and nothing else."""
-
-
-# ---- weights -------------------------------------------------------------------------------------------------------------------
-
-
-def fill(network: torch.nn.Module, gain: float = 1.0, keep: tuple[str, ...] = ()) -> torch.nn.Module:
-    """Random weights with which everything matters: the text, x, t, and the layers that training would start at zero.
-
-    Matrices and convolutions are normal with deviation ``gain / sqrt(fan_in)``, tables (embeddings, modulation tables, registers) with
-    ``gain``, biases with 0.1; the scales of norms stay. Parameters whose name contains one of ``keep`` are left alone.
-    """
-    kinds = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Embedding)}
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if any(word in name for word in keep):
-                continue
-            if parameter.ndim > 1:
-                table = id(parameter) in kinds or not name.endswith("weight")
-                parameter.normal_(0, gain if table else gain / parameter[0].numel() ** 0.5)
-            elif name.endswith("bias"):
-                parameter.normal_(0, 0.1)
-    return network
-
-
-def built(make: Callable[[], DiffusionPipeline]) -> Callable[[], DiffusionPipeline]:
-    """A builder whose random weights are the same at every call, with networks frozen in eval mode and no progress bar."""
-
-    @functools.wraps(make)
-    def build() -> DiffusionPipeline:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            pipe = make()
-        for part in pipe.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.eval().requires_grad_(False)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    return build
-
-
-def picture(side: int = 16, seed: int = 0) -> Image.Image:
-    """An RGB image of noise, ``side`` pixels square."""
-    pixels = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(pixels.numpy())
-
-
-def hole(side: int = 16) -> Image.Image:
-    """A mask whose right half is to be painted: 255 there and 0 elsewhere."""
-    mask = torch.zeros(side, side, dtype=torch.uint8)
-    mask[:, side // 2 :] = 255
-    return Image.fromarray(mask.numpy())
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------------------------------------
@@ -155,7 +95,7 @@ def gemma_tokenizer(length: int = 512) -> PreTrainedTokenizerFast:
 
 
 def llama_tokenizer(length: int = 512, chat: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """Llama and Mistral: ``<s>`` begins every text; there is no padding token of its own."""
+    """Llama: ``<s>`` begins every text; there is no padding token of its own."""
     return letters(
         ("<unk>", "<s>", "</s>"), pad="</s>", start="<s>", length=length, roles={"bos_token": "<s>", "eos_token": "</s>"}, chat=chat
     )
@@ -269,10 +209,6 @@ def llama(words: int, layers: int = 2) -> LlamaForCausalLM:
     return fill(LlamaForCausalLM(LlamaConfig(vocab_size=words, **{**DECODER_SIZES, "num_hidden_layers": layers})))
 
 
-def mistral(words: int) -> MistralModel:
-    return fill(MistralModel(MistralConfig(vocab_size=words, head_dim=8, **DECODER_SIZES)))
-
-
 def glm(words: int) -> GlmModel:
     return fill(GlmModel(GlmConfig(vocab_size=words, head_dim=8, **DECODER_SIZES)))
 
@@ -305,84 +241,3 @@ def qwen25_vl(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGen
         }.items()
     }
     return fill(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)))
-
-
-# ---- autoencoders --------------------------------------------------------------------------------------------------------------
-
-
-def kl(
-    channels: int = 4, scaling: float = 0.18215, shift: float | None = None, quant: bool = True, levels: int = 2, planes: int = 3
-) -> AutoencoderKL:
-    """AutoencoderKL; an image is ``2 ** (levels - 1)`` times as wide as its latents, so twice by default; a spectrogram has 1 plane."""
-    return fill(
-        AutoencoderKL(
-            in_channels=planes,
-            out_channels=planes,
-            block_out_channels=(8,) * levels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            latent_channels=channels,
-            norm_num_groups=4,
-            scaling_factor=scaling,
-            shift_factor=shift,
-            use_quant_conv=quant,
-            use_post_quant_conv=quant,
-            mid_block_add_attention=False,
-        )
-    )
-
-
-def dc(channels: int = 4, levels: int = 3) -> AutoencoderDC:
-    """AutoencoderDC, Sana's; an image is ``2 ** (levels - 1)`` times as wide as its latents, so four times by default."""
-    return fill(
-        AutoencoderDC(
-            latent_channels=channels,
-            attention_head_dim=4,
-            encoder_block_types="ResBlock",
-            decoder_block_types="ResBlock",
-            encoder_block_out_channels=(8,) * levels,
-            decoder_block_out_channels=(8,) * levels,
-            encoder_layers_per_block=(1,) * levels,
-            decoder_layers_per_block=(1,) * levels,
-            encoder_qkv_multiscales=((),) * levels,
-            decoder_qkv_multiscales=((),) * levels,
-            decoder_norm_types="rms_norm",
-            decoder_act_fns="silu",
-            upsample_block_type="interpolate",
-            downsample_block_type="stride_conv",
-            scaling_factor=0.41407,
-        )
-    )
-
-
-def kl_qwen(channels: int = 4) -> AutoencoderKLQwenImage:
-    """The autoencoder of Qwen-Image; an image is four times as wide as its latents, which have a mean and a deviation per channel."""
-    return fill(
-        AutoencoderKLQwenImage(
-            base_dim=8,
-            z_dim=channels,
-            dim_mult=[1, 1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False, True],
-            latents_mean=[0.1 * index for index in range(channels)],
-            latents_std=[1.0 + 0.1 * index for index in range(channels)],
-        )
-    )
-
-
-def kl_flux2(channels: int = 4) -> AutoencoderKLFlux2:
-    """The autoencoder of FLUX.2: patches of 2x2 latents are whitened by stored batch-norm statistics; twice as wide as its latents."""
-    vae = fill(
-        AutoencoderKLFlux2(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            layers_per_block=1,
-            latent_channels=channels,
-            norm_num_groups=4,
-            mid_block_add_attention=False,
-        )
-    )
-    vae.bn.running_mean.normal_(0, 0.3)
-    vae.bn.running_var.uniform_(0.5, 2.0)
-    return vae
