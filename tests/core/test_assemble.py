@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tropism import api, assemble, plugins
+from tropism.diffusion.flow_samplers import Ode
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.entry import Entry
 from tropism.errors import RecipeError
@@ -152,10 +153,9 @@ def test_a_watched_reward_is_checked_as_a_trained_one_is(catalog):
     assert lines[1].startswith("  line 16: evaluate.rewards.0: 'my/picture' needs image, caption")
 
 
-def test_a_pipeline_is_known_to_give_images_before_it_is_loaded(catalog):
-    text = GOOD.replace("{use: toy/mixture}", "{use: pipeline, source: /nowhere}").replace("toy/near\n    x: 1.5", "toy/near")
-    lines = problems(catalog, text=text)
-    assert lines[1] == "  line 9: rewards.0: 'toy/near' needs points, but 'pipeline' on this data gives image, prompt, seed, x0"
+def test_what_a_pipeline_gives_is_not_known_before_it_is_loaded_so_nothing_is_refused_for_it(catalog):
+    text = GOOD.replace("{use: toy/mixture}", "{use: pipeline, source: /nowhere}")
+    assert assemble.check(parse(text, "r"), catalog, text).train == [{"prompt": "x"}]
 
 
 def test_a_guard_on_what_is_not_evaluated_is_refused(catalog):
@@ -220,3 +220,93 @@ def test_mistakes_of_the_form_and_of_the_parts_are_told_together(catalog, tmp_pa
     expected += ("line 5: rollout.sampler: 'ddim' takes no argument 'etta' (did you mean 'eta'?)", "line 6: unknown key 'rollout.step'")
     expected += ("line 10: rewards.0.weight", "line 12: optimizer: 'policy-gradient' takes no argument 'clipp' (did you mean 'clip'?)")
     assert all(line.strip().startswith(start) for line, start in zip(lines[1:], expected, strict=True)), lines
+
+
+def test_samplers_that_are_deterministic_cannot_have_a_policy_gradient(catalog):
+    for sampler in ("{use: ode}", "{use: ode, order: 2}", "{use: cps, noise: 0}", "{use: flow-sde, noise: 0}"):
+        (_, line) = problems(catalog, ("{use: ddim, eta: 1.0}", sampler))
+        assert "line 5: rollout.sampler: 'policy-gradient' learns from noisy steps" in line
+        text = GOOD.replace("{use: ddim, eta: 1.0}", sampler).replace("policy-gradient, clip: 1e-3", "nft")
+        assert assemble.check(parse(text, "r"), catalog, text).optimizer.beta == 1.0
+
+
+@pytest.mark.parametrize("optimizer", ["nft", "awm"])
+def test_a_denoising_loss_is_refused_on_consistency_samples(catalog, optimizer):
+    lines = problems(catalog, ("{use: ddim, eta: 1.0}", "{use: consistency}"), ("policy-gradient, clip: 1e-3", optimizer))
+    assert lines[1].startswith(f"  line 12: optimizer: '{optimizer}' trains a denoiser on its own samples") and "rlcm-direct" in lines[1]
+
+
+@pytest.mark.parametrize("optimizer", ["direct", "rlcm-direct"])
+def test_every_reward_without_gradient_is_named_where_it_is_to_be_followed(catalog, optimizer):
+    extra = "    x: 1.5\n  - use: my/scaled\n    scale: 2.0\n  - use: my/flat"
+    catalog.entries["rewards"]["my/flat"] = Entry("my/flat", "my_parts:scaled", "")
+    lines = problems(catalog, ("    x: 1.5", extra), ("policy-gradient, clip: 1e-3", optimizer))
+    assert [line for line in lines if "does not declare differentiable = True" in line] == [
+        f"  line {line}: rewards.{index}: '{optimizer}' follows the reward's gradient, but '{name}' does not declare differentiable = True"
+        for line, index, name in ((11, 1, "my/scaled"), (13, 2, "my/flat"))
+    ]
+
+
+def test_a_followed_reward_is_not_normalised(catalog):
+    lines = problems(catalog, ("    x: 1.5", "    normalise: batch"), ("policy-gradient, clip: 1e-3", "direct"))
+    assert "rewards.0: 'direct' follows the reward itself; write normalise: none" in lines[1]
+
+
+def test_direct_cannot_reach_back_further_than_a_sample_goes(catalog):
+    lines = problems(catalog, ("policy-gradient, clip: 1e-3", "direct, last: [1, 11]"))
+    assert lines[1] == "  line 12: optimizer: last: [1, 11] reaches back over 11 steps, but a sample has 10"
+    assert "last: 0; expected a number of steps" in problems(catalog, ("policy-gradient, clip: 1e-3", "direct, last: 0"))[1]
+
+
+def test_group_normalised_rewards_need_siblings(catalog):
+    lines = problems(catalog, ("    x: 1.5", "    normalise: group"))
+    assert lines[1] == "  line 9: rewards.0: normalise: group compares the samples of a prompt, but rollout.group is 1"
+
+
+@pytest.mark.parametrize(
+    ("window", "sampler", "optimizer", "told"),
+    [
+        ("{size: 3, first: 8}", "ddim", "policy-gradient", "rollout.window: 3 steps from step 8 do not fit before step 10"),
+        ("{size: 3}", "ddim", "nft", "rollout.window: 'nft' learns from whole samples"),
+        ("{size: 3}", "ddim", "rlcm-direct", "rollout.window: 'rlcm-direct' learns from whole samples"),
+        (
+            "{size: 3}",
+            "consistency",
+            "policy-gradient",
+            "rollout.window: the ODE does not go where 'consistency' goes; write elsewhere",
+        ),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(catalog, window, sampler, optimizer, told):
+    lines = problems(
+        catalog,
+        ("  group: 1", f"  group: 1\n  window: {window}"),
+        ("{use: ddim, eta: 1.0}", f"{{use: {sampler}}}"),
+        ("policy-gradient, clip: 1e-3", optimizer),
+    )
+    assert lines[0] == "r.yaml: 1 mistake" and lines[1].startswith("  line 8: " + told)
+
+
+def test_an_unknown_key_of_a_window_is_told_with_its_nearest_name(catalog):
+    with pytest.raises(RecipeError, match=r"line 8: unknown key 'rollout.window.sise' \(did you mean 'size'\?\)"):
+        parse(GOOD.replace("  group: 1", "  group: 1\n  window: {size: 2, sise: 3}"), "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("window", "evaluate", "expected"),
+    [
+        ("", "", DDIM(1.0)),
+        ("  window: {size: 2}\n", "", Ode()),
+        ("  window: {size: 2, elsewhere: noise}\n", "", DDIM(1.0)),
+        ("  window: {size: 2}\n", "evaluate: {sampler: {use: ode, order: 2}}\n", Ode(2)),
+    ],
+)
+def test_the_evaluation_samples_as_training_mostly_does_unless_told_otherwise(catalog, window, evaluate, expected):
+    text = GOOD.replace("rewards:\n", f"{window}rewards:\n") + evaluate
+    assert assemble.check(parse(text, "r"), catalog, text).evaluation_sampler == expected
+
+
+def test_an_optimizer_that_is_none_is_refused(catalog):
+    catalog.entries["optimizers"]["my/none"] = Entry("my/none", "fractions:Fraction", "")
+    lines = problems(catalog, ("policy-gradient, clip: 1e-3", "my/none"))
+    assert lines[1] == "  line 12: optimizer: 'my/none' is a Fraction, which is no subclass of tropism.optimizers.base.Optimizer"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import DDIM
+from tropism.diffusion.schedules import split
+from tropism.errors import PolicyError
 from tropism.testing import condition
-from tropism.toy import Near, PointView, ToyPolicy, exact_noise, posterior_mean
+from tropism.toy import Near, PointView, ToyPolicy, exact_ends, exact_noise, posterior_mean
 from tropism.types import Level
 
 CENTRES, WIDTH = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, -2.0]], dtype=torch.float64), 0.3
@@ -45,6 +48,28 @@ def test_sampling_the_base_model_gives_the_mixture():
     share = torch.bincount(mode, minlength=8) / 2000
     assert (share - 1 / 8).abs().max() < 0.04
     assert Near()(x0).max() > -0.3 > Near()(x0).mean()
+
+
+@pytest.mark.parametrize("parametrization", ["epsilon", "v_prediction", "sample", "flow"])
+def test_every_parametrization_says_the_same_of_a_point(parametrization):
+    """The predicted x0 and noise make the point again, and are those of float64; at both ends of a flow they are finite."""
+    policy = ToyPolicy(parametrization=parametrization)
+    levels = policy.schedule.levels(6)
+    inner = levels[1:5]
+    x = torch.randn(4, 2)
+    x0, noise = split(policy.predict(x, inner, {}), x, inner, parametrization)
+    torch.testing.assert_close(inner.alpha[:, None] * x0 + inner.sigma[:, None] * noise, x, rtol=1e-4, atol=1e-4)
+    double = (value.double() for value in (x, inner.alpha, inner.sigma, policy.network.centres))
+    exact = exact_ends(*double, 0.2)
+    torch.testing.assert_close(x0.double(), exact[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(noise.double(), exact[1], rtol=1e-3, atol=1e-3)
+    if parametrization == "flow":
+        assert levels.alpha[0] == 0 and policy.predict(x[:1], levels[0].expand(1), {}).isfinite().all()
+
+
+def test_an_unknown_parametrization_is_refused():
+    with pytest.raises(PolicyError, match="parametrization 'score'; the toy has epsilon, v_prediction, sample, flow"):
+        ToyPolicy(parametrization="score")
 
 
 def test_building_the_toy_leaves_the_random_state_alone():

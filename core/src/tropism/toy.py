@@ -12,15 +12,19 @@ from pathlib import Path
 import torch
 
 from tropism.diffusion.noise import Draw
-from tropism.diffusion.schedules import Diffusion, like
+from tropism.diffusion.schedules import Diffusion, Flow, Schedule
+from tropism.errors import PolicyError
 from tropism.types import Item, Level, Tree
+
+TOY_PARAMETRIZATIONS = ("epsilon", "v_prediction", "sample", "flow")
 
 
 class Correction(torch.nn.Module):
-    """The exact noise prediction of a mixture plus a perceptron that starts at zero."""
+    """The exact prediction of a mixture, in a parametrization, plus a perceptron that starts at zero."""
 
-    def __init__(self, centres: torch.Tensor, width: float) -> None:
+    def __init__(self, centres: torch.Tensor, width: float, parametrization: str = "epsilon") -> None:
         super().__init__()
+        self.parametrization = parametrization
         self.register_buffer("centres", centres)
         self.spread = width
         self.layers = torch.nn.Sequential(
@@ -32,31 +36,53 @@ class Correction(torch.nn.Module):
     def forward(self, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         features = torch.cat([x, alpha[:, None], sigma[:, None]], 1)
         correction: torch.Tensor = self.layers(features)
-        return exact_noise(x, alpha, sigma, self.get_buffer("centres"), self.spread) + correction
+        return self.exact(x, alpha, sigma) + correction
+
+    def exact(self, x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        x0, noise = exact_ends(x, alpha, sigma, self.get_buffer("centres"), self.spread)
+        if self.parametrization == "flow":
+            return noise - x0
+        if self.parametrization == "v_prediction":
+            return alpha[:, None] * noise - sigma[:, None] * x0
+        return x0 if self.parametrization == "sample" else noise
 
 
-def exact_noise(x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, centres: torch.Tensor, width: float) -> torch.Tensor:
-    """E[eps | x] for x = alpha x0 + sigma eps and x0 from an even mixture of N(centre, width^2 I).
+def exact_ends(
+    x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, centres: torch.Tensor, width: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(E[x0 | x], E[eps | x]) for x = alpha x0 + sigma eps and x0 from an even mixture of N(centre, width^2 I).
 
-    x: [B, 2], alpha and sigma [B], centres [K, 2].
+    x: [B, 2], alpha and sigma [B], centres [K, 2]. Finite also where alpha or sigma is 0.
     """
     variance = (alpha * width) ** 2 + sigma**2
     gap = x[:, None] - alpha[:, None, None] * centres[None]
     weight = torch.softmax(-gap.square().sum(-1) / (2 * variance[:, None]), 1)
-    return sigma[:, None] / variance[:, None] * (weight[..., None] * gap).sum(1)
+    pull = (weight[..., None] * gap).sum(1) / variance[:, None]
+    return weight @ centres + (alpha * width**2)[:, None] * pull, sigma[:, None] * pull
+
+
+def exact_noise(x: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, centres: torch.Tensor, width: float) -> torch.Tensor:
+    """E[eps | x]; see :func:`exact_ends`."""
+    return exact_ends(x, alpha, sigma, centres, width)[1]
 
 
 class ToyPolicy:
-    """Eight modes on a circle of radius 2. The six methods of a policy, in the plane."""
+    """Eight modes on a circle of radius 2. The six methods of a policy, in the plane.
+
+    parametrization: what the network says; ``flow`` walks the straight path of rectified flow, the others a variance-preserving one.
+    """
 
     emits = frozenset({"points"})
 
-    def __init__(self, modes: int = 8, radius: float = 2.0, width: float = 0.2, seed: int = 0) -> None:
+    def __init__(self, modes: int = 8, radius: float = 2.0, width: float = 0.2, seed: int = 0, parametrization: str = "epsilon") -> None:
+        if parametrization not in TOY_PARAMETRIZATIONS:
+            raise PolicyError(f"parametrization '{parametrization}'; the toy has {', '.join(TOY_PARAMETRIZATIONS)}")
         angle = torch.arange(modes) * (2 * math.pi / modes)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network = Correction(radius * torch.stack([angle.cos(), angle.sin()], 1), width)
-        self.schedule = Diffusion(bar=torch.cumprod(1 - torch.linspace(1e-3, 0.12, 100), 0))
+            self.network = Correction(radius * torch.stack([angle.cos(), angle.sin()], 1), width, parametrization)
+        bar = torch.cumprod(1 - torch.linspace(1e-3, 0.12, 100), 0)
+        self.schedule: Schedule = Flow() if parametrization == "flow" else Diffusion(bar=bar, parametrization=parametrization)
 
     def encode(self, items: list[Item]) -> Tree:
         return {"none": torch.zeros(len(items), 1)}
@@ -107,5 +133,4 @@ class PointView:
 
 def posterior_mean(x: torch.Tensor, level: Level, centres: torch.Tensor, width: float) -> torch.Tensor:
     """E[x0 | x], exact: what a denoiser of this world should give. x: [B, 2]."""
-    noise = exact_noise(x, level.alpha, level.sigma, centres, width)
-    return (x - like(level.sigma, x) * noise) / like(level.alpha, x)
+    return exact_ends(x, level.alpha, level.sigma, centres, width)[0]
