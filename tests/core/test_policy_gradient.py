@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 
-from tropism.diffusion.rollout import replay
-from tropism.diffusion.samplers import DDIM
+from tropism.diffusion.flow_samplers import FlowSde
+from tropism.diffusion.rollout import collect, replay, retake
+from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.optimizers.base import StepBatch, batches
 from tropism.optimizers.policy_gradient import PolicyGradient
-from tropism.testing import scored
+from tropism.policies.adapters import Trainable
+from tropism.testing import condition, scored
 from tropism.toy import ToyPolicy
 
 COUNT, STEPS = 6, 4
@@ -163,3 +165,93 @@ def test_batches_of_the_rollouts_own_size_are_its_own_batches(rollout):
     (group,) = batches(rollout, DDIM(1.0), 1, 3)
     assert all(batch.index.unique().numel() == 1 for batch in group)
     assert {tuple(batch.sample.tolist()) for batch in group} == {(0, 1, 2), (3, 4, 5)}
+
+
+def test_the_divergence_from_the_base_is_zero_at_the_start_and_has_gradient_as_soon_as_the_policy_has_moved(policy, rollout):
+    optimizer = PolicyGradient(kl=1.0)
+    optimizer.attach(Trainable(policy.trainable(), None))
+    rollout.advantage = torch.zeros(COUNT)
+    loss, metrics = optimizer.loss(policy, everything(rollout))
+    assert loss.item() == 0 and metrics["base_kl"] == 0
+    move(policy, 1e-2)
+    bias = policy.network.layers[-1].bias
+    loss, metrics = optimizer.loss(policy, everything(rollout))
+    (gradient,) = torch.autograd.grad(loss, bias)
+    assert (gradient.abs() > 1e-4).all() and metrics["base_kl"].item() == pytest.approx(loss.item())
+    for component in range(2):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                bias[component] += sign * 1e-2
+                values.append(optimizer.loss(policy, everything(rollout))[0].item())
+                bias[component] -= sign * 1e-2
+        assert gradient[component].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=2e-2, abs=1e-4)
+
+
+def test_the_divergence_is_that_of_torch_averaged_over_dimensions(policy, rollout):
+    trainable = Trainable(policy.trainable(), None)
+    optimizer = PolicyGradient(kl=0.25)
+    optimizer.attach(trainable)
+    move(policy, 2e-2)
+    batch = everything(rollout)
+    mine = retake(policy, DDIM(1.0), rollout, batch.sample, batch.index)
+    with trainable.reference():
+        base = retake(policy, DDIM(1.0), rollout, batch.sample, batch.index)
+    one, other = (torch.distributions.Normal(taken.mean.double(), taken.std[:, None].double()) for taken in (mine, base))
+    divergence = torch.distributions.kl_divergence(one, other).mean()
+    loss, metrics = optimizer.loss(policy, batch)
+    plain, _ = PolicyGradient().loss(policy, batch)
+    assert divergence > 1e-5
+    assert metrics["base_kl"].item() == pytest.approx(divergence.item(), rel=1e-3)
+    assert (loss - plain).item() == pytest.approx(0.25 * divergence.item(), rel=1e-2)
+
+
+GUARDED = {
+    "ddim": (DDIM(1.0), "epsilon"),
+    "flow-sde": (FlowSde(), "flow"),
+    "flow-sde of epsilon": (FlowSde(), "epsilon"),
+    "consistency": (Consistency(), "epsilon"),
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+@pytest.mark.parametrize("distance", [0.0, 2e-2])
+def test_grpo_guard_is_its_formula(name, distance):
+    """exp(mean z (mu - mu_old)) in flow coordinates, over h; z is the noise of the step, mu_old from the weights that sampled; float64."""
+    sampler, parametrization = GUARDED[name]
+    policy = ToyPolicy(parametrization=parametrization)
+    cond = condition(policy, [{"prompt": "p"}] * COUNT)
+    rollout = collect(policy, cond, sampler, STEPS, means=True)
+    rollout.advantage = ADVANTAGE.clone()
+    trained = rollout.steps.on.nonzero().flatten()
+    assert len(trained) == STEPS - 1, "the last step of each has no noise"
+    batch = StepBatch(rollout, sampler, torch.arange(COUNT).repeat(len(trained)), trained.repeat_interleave(COUNT), 1.0)
+    with torch.no_grad():
+        old = retake(policy, sampler, rollout, batch.sample, batch.index)
+        move(policy, distance)
+        new = retake(policy, sampler, rollout, batch.sample, batch.index)
+    total = []
+    for row, (sample, index) in enumerate(zip(batch.sample.tolist(), batch.index.tolist(), strict=True)):
+        alpha, sigma = (value.double()[index : index + 2].tolist() for value in (rollout.steps.levels.alpha, rollout.steps.levels.sigma))
+        h, scale = sigma[0] / (alpha[0] + sigma[0]) - sigma[1] / (alpha[1] + sigma[1]), alpha[1] + sigma[1]
+        z = (rollout.steps.x[sample, index + 1].double() - old.mean[row].double()) / old.std[row].double()
+        rho = (z * (new.mean[row] - old.mean[row]).double() / scale).mean().exp().item()
+        a = min(max(ADVANTAGE[sample].item(), -5), 5)
+        total.append(max(-a * rho, -a * min(max(rho, 1 - 1e-3), 1 + 1e-3)) / h)
+    loss, metrics = PolicyGradient(clip=1e-3, normalise=True).loss(policy, batch)
+    assert loss.item() == pytest.approx(sum(total) / len(total), rel=1e-4, abs=1e-4)
+    assert (metrics["ratio_error"] < 1e-6) == (distance == 0)
+
+
+def test_grpo_guard_has_no_bias_below_one_where_the_plain_ratio_has():
+    """Over many samples the mean of log rho is -KL for the plain ratio and about 0 for GRPO-Guard's."""
+    policy, count = ToyPolicy(), 4000
+    rollout = collect(policy, condition(policy, [{"prompt": "p"}] * count), DDIM(1.0), 2, means=True)
+    rows, index = torch.arange(count), torch.zeros(count, dtype=torch.long)
+    move(policy, 0.1)
+    with torch.no_grad():
+        taken = retake(policy, DDIM(1.0), rollout, rows, index)
+        plain = taken.logp - rollout.steps.logp[:, 0]
+        moved = (taken.mean - rollout.steps.mean[:, 0]).square().mean(1) / (2 * taken.std**2)
+    assert plain.mean() < -0.5 * moved.mean() < 0
+    assert (plain + moved).mean().abs() < 4 * (plain + moved).std() / count**0.5
