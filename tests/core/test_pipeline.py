@@ -113,7 +113,7 @@ def test_a_state_that_the_scheduler_scales_is_taken_as_the_network_is_told_it():
     pipe.scheduler = EulerDiscreteScheduler(**tiny.BETAS)
     policy = capture(pipe, guidance_scale=4.0)
     levels = policy.schedule.levels(5)
-    assert policy.scaled and policy.replay_error < 1e-5
+    assert policy.study.scaled and policy.replay_error < 1e-5
     torch.testing.assert_close(levels.alpha**2 + levels.sigma**2, torch.ones(6))
 
 

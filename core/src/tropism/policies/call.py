@@ -38,7 +38,9 @@ class PipelineCall:
         """Two items to learn from."""
         if "class_labels" in self.parameters:
             return [{"class_labels": 0}, {"class_labels": 1}]
-        return [{"prompt": prompt} for prompt in PROBE_PROMPTS] if "prompt" in self.parameters else [{}, {}]
+        if "prompt" in self.parameters and "prompt" not in self.fixed:
+            return [{"prompt": prompt} for prompt in PROBE_PROMPTS]
+        return [{"image": self.fixed["image"]}] * 2 if "prompt" not in self.parameters and "image" in self.fixed else [{}, {}]
 
     def probe(self, items: list[Item], steps: int) -> Recording:
         """A watched run on ``items``, or on the first alone where the pipeline takes one at a time. Raises CaptureRefused if it fails."""
@@ -54,6 +56,9 @@ class PipelineCall:
                 except Exception as error:  # whatever a pipeline raises for a batch or an output form that it does not take
                     attempts.append(error)
                     continue
+                rows = len(seen.steps[0].x) if seen.steps else 0
+                if rows and rows < len(chosen):  # it makes one sample, whatever the number of items
+                    break
                 self.batch, self.single = len(chosen), len(chosen) == 1
                 self.kind = _kind(result)
                 return seen
@@ -86,7 +91,8 @@ class PipelineCall:
             if missing:
                 raise PolicyError(f"an item has no '{name}', which the others have: {missing[0]}")
             values = [item[name] for item in items]
-            given[name] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+            single = len(values) == 1 and name not in ("prompt", "class_labels")  # few pipelines take a list of pictures
+            given[name] = values[0] if single else torch.stack(values) if isinstance(values[0], torch.Tensor) else values
         if "prompt" not in self.parameters and "batch_size" in self.parameters:
             given["batch_size"] = count
         given = {name: value for name, value in given.items() if name in self.parameters}
@@ -94,7 +100,7 @@ class PipelineCall:
 
     def _repeated(self, name: str, value: Any, count: int) -> Any:
         """A text of the call for each item; anything else as it is."""
-        return [value] * count if isinstance(value, str) and "prompt" in name else value
+        return [value] * count if isinstance(value, str) and name.startswith(("prompt", "negative_prompt")) else value
 
 
 def _kind(result: Any) -> str:

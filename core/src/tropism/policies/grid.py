@@ -27,9 +27,17 @@ class Family:
     kind: str
     parametrization: str
     data: float = 1.0  # EDM's deviation of the data: states are in its units
+    inverted: bool = False  # times run from 0 at noise to 1 at the sample, and the prediction points the other way (Mochi)
+
+    @property
+    def sign(self) -> float:
+        """What a prediction given to the scheduler has to be multiplied by."""
+        return -1.0 if self.inverted else 1.0
 
     def level(self, t: torch.Tensor, sigma: torch.Tensor) -> Level:
         """Levels at the scheduler's own noise levels: sigma of x0 + sigma eps, for a flow of (1 - sigma) x0 + sigma eps."""
+        if self.inverted:
+            sigma = 1 - sigma
         if self.kind == "flow":
             return Level(t, 1 - sigma, sigma)
         ratio = sigma / self.data
@@ -42,7 +50,7 @@ def family(scheduler: Any) -> Family:
     name, config = type(scheduler).__name__, scheduler.config
     predicts = config.get("prediction_type", "epsilon")
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or predicts in FLOW:
-        return Family("flow", "flow")
+        return Family("flow", "flow", inverted=bool(config.get("invert_sigmas")))
     if name.startswith(("EDM", "CosineDPM")):
         # What EDM calls epsilon is minus the velocity of the scaled process.
         return Family("edm", "v_prediction" if predicts == "v_prediction" else "edm", float(config.get("sigma_data", 1.0)))
@@ -56,7 +64,8 @@ def family(scheduler: Any) -> Family:
 def levels(family: Family, seen: Recording) -> Level:
     """The levels [S+1] of a watched run, most noise first, its end last."""
     scheduler = seen.scheduler
-    used = [record for index, record in enumerate(seen.steps) if index == 0 or record.t < seen.steps[index - 1].t]  # second-order steps
+    # Second-order schedulers call the network twice at one level or nearly so; the first call is the one at the level.
+    used = [record for index, record in enumerate(seen.steps) if index == 0 or record.index > seen.steps[index - 1].index]
     t = torch.stack([record.t.reshape(()).float().cpu() for record in used])
     sigma = torch.cat([torch.stack([_sigma(scheduler, record) for record in used]), _end(scheduler)[None]])
     return family.level(torch.cat([t, torch.zeros(1)]), sigma.float())
@@ -65,8 +74,8 @@ def levels(family: Family, seen: Recording) -> Level:
 def _sigma(scheduler: Any, record: StepRecord) -> torch.Tensor:
     table = getattr(scheduler, "sigmas", None)
     if isinstance(table, torch.Tensor) and len(table) >= len(scheduler.timesteps):
-        return torch.as_tensor(table[record.index]).double().cpu().reshape(())
-    bar = scheduler.alphas_cumprod.double().cpu()[record.t.long().cpu()]
+        return table[record.index].double().cpu().reshape(())
+    bar: torch.Tensor = scheduler.alphas_cumprod.double().cpu()[record.t.long().cpu()]
     return ((1 - bar) / bar).sqrt().reshape(())
 
 

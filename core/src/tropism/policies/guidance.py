@@ -15,6 +15,7 @@ import torch
 from tropism.errors import CaptureRefused
 
 TOLERANCE = 1e-3  # relative; beyond it the pipeline was misunderstood
+FRAMES = 512  # an axis longer than this has no weights of its own
 Size = Literal["", "vector", "sample"]
 
 
@@ -22,12 +23,14 @@ Size = Literal["", "vector", "sample"]
 class Guidance:
     """prediction = sum_i weights[i] part_i, then perhaps resized.
 
-    weights: [n], or [T, n] beside ``times`` [T]. size: ``vector`` gives each vector along the last axis the norm of part ``like``
-    (Lumina 2, Qwen-Image); ``sample`` moves each sample's deviation by ``strength`` toward that of part ``like`` (arXiv 2305.08891, 3.4).
+    weights: [n], or [T, n] beside ``times`` [T], or [L, n] for the places along ``axis`` (a video's frames). size: ``vector`` gives each
+    vector along the last axis the norm of part ``like`` (Lumina 2, Qwen-Image); ``sample`` moves each sample's deviation by ``strength``
+    toward that of part ``like`` (arXiv 2305.08891, section 3.4).
     """
 
     weights: torch.Tensor
     times: torch.Tensor | None = None
+    axis: int | None = None
     size: Size = ""
     like: int = 0
     strength: float = 1.0
@@ -35,7 +38,11 @@ class Guidance:
     def combine(self, parts: Sequence[torch.Tensor], t: torch.Tensor) -> torch.Tensor:
         """The prediction [B, ...] float32 from parts [B, ...] at times t [B]."""
         floats = [part.float() for part in parts]
-        if self.times is None:
+        if self.axis is not None:
+            shape = [-1 if axis == self.axis else 1 for axis in range(floats[0].ndim)]
+            along = self.weights.to(t.device).unbind(1)
+            total = torch.stack([weight.reshape(shape) * part for weight, part in zip(along, floats, strict=True)]).sum(0)
+        elif self.times is None:
             weights = self.weights.tolist()
             if len(floats) == 1 and weights == [1.0]:
                 return floats[0]
@@ -50,9 +57,11 @@ class Guidance:
     def describe(self) -> str:
         if self.times is not None:
             return f"{self.weights.shape[1]} outputs, weights by time"
-        sum_ = " + ".join(f"{weight:.4g} out{index}" for index, weight in enumerate(self.weights.tolist()))
+        if self.axis is not None:
+            return f"{self.weights.shape[1]} outputs, weights along axis {self.axis}"
+        total = " + ".join(f"{weight:.4g} out{index}" for index, weight in enumerate(self.weights.tolist()))
         return (
-            sum_
+            total
             + {"": "", "vector": f", norm of out{self.like}", "sample": f", {self.strength:.3g} deviation of out{self.like}"}[self.size]
         )
 
@@ -74,6 +83,14 @@ def learn(
     by_time = Guidance(torch.stack(single).float(), torch.stack([t.reshape(()).float() for t in times]))
     if error(by_time, parts, targets, times) < limit:
         return by_time
+    for axis in [axis for axis in range(1, targets[0].ndim) if targets[0].shape[axis] <= FRAMES]:
+        along = [
+            _solve(torch.cat([_columns([p.select(axis, place) for p in part]) for part in parts]), _flat(targets, axis, place))
+            for place in range(targets[0].shape[axis])
+        ]
+        by_axis = Guidance(torch.stack(along).float(), axis=axis)
+        if error(by_axis, parts, targets, times) < limit:
+            return by_axis
     for size, groups in (("vector", (-1,)), ("sample", ())):
         for like in range(len(parts[0])):
             candidate = _resized(size, like, parts, targets, groups)  # type: ignore[arg-type]
@@ -95,6 +112,10 @@ def error(rule: Guidance, parts: Sequence[Sequence[torch.Tensor]], targets: Sequ
 def relative(made: torch.Tensor, truth: torch.Tensor) -> float:
     """Relative error of a prediction against what the pipeline computed."""
     return float((made - truth.float()).norm() / truth.float().norm().clamp(min=1e-12))
+
+
+def _flat(targets: Sequence[torch.Tensor], axis: int, place: int) -> torch.Tensor:
+    return torch.cat([target.select(axis, place).double().flatten() for target in targets])
 
 
 def _columns(parts: Sequence[torch.Tensor]) -> torch.Tensor:

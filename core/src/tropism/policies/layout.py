@@ -42,6 +42,49 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Order:
+    """How the network arranges the values of a state that its scheduler keeps in another shape (frames in the batch, packed tokens).
+
+    shape: [...] of one sample as the network has it. index: [n] where each of its values stands in the scheduler's.
+    """
+
+    shape: tuple[int, ...]
+    index: torch.Tensor
+
+    def network(self, x: torch.Tensor, batch: int) -> torch.Tensor:
+        """The scheduler's shape -> [B, ...] as the network has it."""
+        return x.reshape(batch, -1)[:, self.index.to(x.device)].reshape(batch, *self.shape)
+
+    def scheduler(self, x: torch.Tensor, like: torch.Size) -> torch.Tensor:
+        """The inverse, for a scheduler that keeps ``like`` for one sample."""
+        flat = x.reshape(len(x), -1)[:, self.index.argsort().to(x.device)]
+        return flat.reshape(len(x) * like[0], *like[1:])
+
+
+def order(values: Sequence[Any], states: Sequence[torch.Tensor], batch: int) -> Order | None:
+    """How an argument arranges the states' values, if it holds all of them in another order, once or stacked; else None."""
+    wholes = [rows_of(value) for value in values]
+    if any(whole is None or not whole.is_floating_point() or whole.numel() % states[0].numel() for whole in wholes) or len(wholes) < 2:
+        return None
+    rows = [whole[:batch].reshape(batch, -1).double() for whole in wholes if whole is not None]
+    flat = [state.reshape(batch, -1).double() for state in states]
+    if rows[0].shape != flat[0].shape:
+        return None
+    # Two steps together, so that equal values in one do not make the order ambiguous.
+    first = torch.empty(flat[0].shape[1], dtype=torch.long)
+    first[rows[0][0].argsort().cpu()] = flat[0][0].argsort().cpu()
+    shape = tuple(wholes[0].shape[1:])  # type: ignore[union-attr]
+    found = Order(shape, first)
+    if torch.equal(first, torch.arange(len(first))):
+        return found if shape != tuple(states[0].shape[1:]) else None
+    for row, state in zip(rows, flat, strict=True):
+        made = state[:, first.to(state.device)]
+        if _factor(row, made) is None:
+            return None
+    return found
+
+
+@dataclass(frozen=True)
 class Entrance:
     """How the state enters one argument: its place, whether the argument is a list of rows, and which elements stay as they are."""
 

@@ -40,6 +40,7 @@ class StepRecord:
     t: torch.Tensor  # []
     x: torch.Tensor  # [B, ...] the state before the step
     index: int  # where ``t`` stands among the scheduler's times
+    after: torch.Tensor  # [B, ...] the state that the scheduler returned
 
     def signature(self) -> tuple[str, ...]:
         return tuple(call.module for call in self.calls)
@@ -149,7 +150,7 @@ def nested(arguments: Arguments) -> dict[str, Any]:
 def first_tensor(output: Any) -> torch.Tensor:
     """The tensor that a denoiser returns: bare, first of a tuple or of an output record, or a list with one tensor for each sample."""
     if is_dataclass(output) and not isinstance(output, type):
-        output = getattr(output, "sample", None) if hasattr(output, "sample") else getattr(output, fields(output)[0].name)
+        output = output.sample if hasattr(output, "sample") else getattr(output, fields(output)[0].name)
     while isinstance(output, tuple) and output:
         output = output[0]
     if isinstance(output, list) and output and all(isinstance(row, torch.Tensor) and row.shape == output[0].shape for row in output):
@@ -175,6 +176,13 @@ def mapped(fn: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if is_dataclass(value) and isinstance(value, dict):  # diffusers' output records are both
         return type(value)(**{key: mapped(fn, inner) for key, inner in value.items()})
     return value
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """All tensors of a nest, in order."""
+    found: list[torch.Tensor] = []
+    mapped(found.append, value)
+    return found
 
 
 def rows(arguments: Arguments) -> int:
@@ -221,8 +229,8 @@ def _watched(recording: Recording, ending: torch.Tensor | None) -> Any:
         t = torch.as_tensor(given["timestep"]).detach().clone().flatten()[:1].squeeze()
         found = (torch.as_tensor(scheduler.timesteps).double().cpu() - t.double().cpu()).abs().argmin()
         prediction, x = given["model_output"].detach().clone(), given["sample"].detach().clone()
-        recording.steps.append(StepRecord(calls, prediction, t, x, int(found)))
         result = original(*args, **kwargs)
+        recording.steps.append(StepRecord(calls, prediction, t, x, int(found), first_tensor(result).detach().clone()))
         if ending is None:
             return result
         return mapped(lambda value: ending.to(value.dtype) if value.shape == ending.shape else value, result)

@@ -1,16 +1,17 @@
-"""What each argument of a denoiser call is: the noised sample, the time, a condition, or a constant."""
+"""What each argument of a denoiser call is: the noised sample, the time, a condition, another network's output, or a constant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tropism.errors import CaptureRefused
-from tropism.policies.layout import Entrance, Place, entrance, outlet, rows_of
-from tropism.policies.record import Arguments, Call, StepRecord, first_tensor, nested
+from tropism.policies.conditions import Rows, batch_axis, by_sample, other_axes, same, stacked
+from tropism.policies.layout import Entrance, entrance, outlet
+from tropism.policies.record import Arguments, Call, StepRecord, first_tensor, nested, tensors_of
 from tropism.types import Tree
 
 
@@ -18,7 +19,7 @@ from tropism.types import Tree
 class Clock:
     """How the time enters one argument: slope t + offset, elementwise, so that tokens may have a time of their own.
 
-    slope, offset: [] or [1, ...], one row. dtype: of the argument. None for a Python number.
+    slope, offset: [] or [1, ...], one row. dtype: of the argument.
     """
 
     name: str
@@ -35,48 +36,100 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Link:
+    """An argument that is another network's output in the same step, perhaps scaled (the residuals of a ControlNet).
+
+    form: the argument as it was seen, for its nest of lists and tuples. places: which tensor of that output each of its tensors is.
+    """
+
+    name: str
+    call: int
+    form: Any
+    places: tuple[int, ...]
+    factor: float
+
+    def value(self, outputs: Sequence[Any]) -> Any:
+        source = tensors_of(outputs[self.call])
+        return _filled(self.form, iter([self.factor * source[place] for place in self.places]))
+
+
+@dataclass(frozen=True)
 class CallRule:
     """How to make one denoiser call: the role of every argument, learned from watching.
 
-    copies: batches that are stacked for guidance, e.g. 2 for unconditional and conditional halves. slices: of the output that are the
-    prediction. squeezed: an axis of length 1 that the prediction lacks.
+    copies: batches that are stacked for guidance, e.g. 2 for unconditional and conditional halves.
+    repeated: lists with one equal value for each row. slices: of
+    the output that are the prediction. squeezed: an axis of length 1 that the prediction lacks. helps: its output is no prediction but
+    goes into a later call.
     """
 
     module: str
     entrances: tuple[Entrance, ...]
     clocks: tuple[Clock, ...]
-    conditions: tuple[str, ...]
-    repeated: tuple[str, ...]  # lists with one equal Python value for each row
+    conditions: Mapping[str, Rows]
+    repeated: tuple[str, ...]
     constants: Arguments
     copies: int
+    links: tuple[Link, ...] = ()
     slices: tuple[tuple[int, int, int], ...] = ()
     squeezed: int | None = None
+    helps: bool = False
+    varying: frozenset[str] = field(default_factory=frozenset)  # conditions whose length differs from item to item
 
     def conditions_of(self, call: Call, batch: int) -> Tree:
         """The condition arguments of a watched call as [B, copies, ...], so that a batch can be cut and joined by sample."""
         found: Tree = {}
         for name in (*self.conditions, *(entering.name for entering in self.entrances if entering.canvas)):
-            if name not in call.arguments:
+            value = call.arguments.get(name)
+            if value is None and name.endswith("_mask"):  # pipelines drop a mask that masks nothing
+                value = torch.ones(call.arguments[name.removesuffix("_mask")].shape[:2], dtype=torch.bool)
+            if value is None:
                 raise CaptureRefused(f"{self.module} was called without '{name}', which it had before")
-            found[name] = _by_sample(call.arguments[name], batch, self.copies, f"argument '{name}' of {self.module}")
+            cut = by_sample(value, batch, self.copies, self.conditions.get(name, Rows()), f"argument '{name}' of {self.module}")
+            if name in self.varying and isinstance(cut, torch.Tensor):
+                cut = {"padded": cut}
+                if not self.masked:
+                    cut["natural"] = torch.full((batch,), cut["padded"].shape[2], device=cut["padded"].device)
+            found[name] = cut
         return found
 
-    def keywords(self, x: torch.Tensor, t: torch.Tensor, conditions: Tree, dtype: torch.dtype) -> dict[str, Any]:
-        """Arguments for states x [B, ...] at times t [B]."""
+    @property
+    def masked(self) -> bool:
+        """Whether a mask says which part of a condition of varying length counts."""
+        return any(name.endswith("mask") for name in self.varying)
+
+    def lengths(self, conditions: Tree) -> list[torch.Tensor]:
+        """The lengths [B] that samples must share to go through the network together."""
+        return [conditions[name]["natural"] for name in sorted(self.varying) if "natural" in conditions[name]]
+
+    def trimmed(self, conditions: Tree) -> Tree:
+        """Conditions of samples that share their lengths, without the filling."""
+        cut = {**conditions}
+        for name in self.varying:
+            if "natural" in conditions[name]:
+                cut[name] = {"padded": conditions[name]["padded"][:, :, : int(conditions[name]["natural"][0])]}
+        return cut
+
+    def keywords(self, x: torch.Tensor, t: torch.Tensor, conditions: Tree, dtype: torch.dtype, outputs: Sequence[Any]) -> dict[str, Any]:
+        """Arguments for states x [B, ...] at times t [B]; ``outputs`` are those of the step's earlier calls."""
         arguments: Arguments = {name: _placed(value, x.device) for name, value in self.constants.items()}
         for name in self.repeated:
             arguments[name] = list(self.constants[name][:1]) * (len(x) * self.copies)
         for entering in self.entrances:
-            canvas = _stacked(conditions[entering.name], dtype) if entering.canvas else None
+            canvas = stacked(conditions[entering.name], dtype, Rows()) if entering.canvas else None
             arguments[entering.name] = entering.value(x, canvas, dtype)
         for clock in self.clocks:
             arguments[clock.name] = clock.value(t, self.copies)
-        for name in self.conditions:
-            arguments[name] = _stacked(conditions[name], dtype)
+        for name, rows in self.conditions.items():
+            arguments[name] = stacked(conditions[name], dtype, rows)
+        for link in self.links:
+            arguments[link.name] = link.value(outputs)
         return nested(arguments)
 
     def parts(self, output: Any) -> list[torch.Tensor]:
-        """A call's output by guidance copy, cut to the prediction: ``copies`` tensors [B, ...]."""
+        """A call's output by guidance copy, cut to the prediction: ``copies`` tensors [B, ...]; none where it only helps."""
+        if self.helps:
+            return []
         whole = first_tensor(output)
         whole = whole.squeeze(self.squeezed) if self.squeezed is not None else whole
         for axis, begin, length in self.slices:
@@ -84,16 +137,24 @@ class CallRule:
         return list(whole.chunk(self.copies))
 
 
-def learn(records: Sequence[StepRecord], states: Sequence[torch.Tensor]) -> list[CallRule]:
+def learn(records: Sequence[StepRecord], states: Sequence[torch.Tensor], alone: StepRecord | None) -> list[CallRule]:
     """Rules for the calls of a step that calls the same modules in every record.
 
-    states: [B, ...] of each record, as the network is told them. Raises CaptureRefused that names the argument which fits no role.
+    states: [B, ...] of each record, as the network is told them. alone: such a step with one other item, which tells what grows with the
+    batch and what with the item. Raises CaptureRefused that names the argument which fits no role.
     """
-    return [_rule([record.calls[index] for record in records], records, states) for index in range(len(records[0].calls))]
+    rules = [
+        _rule(index, [record.calls[index] for record in records], records, states, alone.calls[index] if alone is not None else None)
+        for index in range(len(records[0].calls))
+    ]
+    linked = {link.call for rule in rules for link in rule.links}
+    return [replace(rule, helps=index in linked) for index, rule in enumerate(rules)]
 
 
 def readings(rule: CallRule, call: Call, state: torch.Tensor) -> list[CallRule]:
     """The rule with each way of reading the output that has the prediction's shape."""
+    if rule.helps:
+        return [rule]
     shape = tuple(first_tensor(call.output).shape)
     found = [replace(rule, slices=tuple(choice)) for choice in outlet(shape, state.shape, rule.copies)]
     for axis in range(1, len(shape)):
@@ -105,9 +166,9 @@ def readings(rule: CallRule, call: Call, state: torch.Tensor) -> list[CallRule]:
     return found
 
 
-def _rule(calls: list[Call], records: Sequence[StepRecord], states: Sequence[torch.Tensor]) -> CallRule:
+def _rule(index: int, calls: list[Call], records: Sequence[StepRecord], states: Sequence[torch.Tensor], alone: Call | None) -> CallRule:
     module, batch = calls[0].module, len(states[0])
-    names = [name for name in calls[0].arguments if calls[0].arguments[name] is not None]
+    names = list(calls[0].arguments)
     values = {name: [call.arguments.get(name) for call in calls] for name in names}
     entrances = [found[0] for name in names if (found := entrance(name, values[name], states)) is not None]
     if not entrances:
@@ -115,28 +176,46 @@ def _rule(calls: list[Call], records: Sequence[StepRecord], states: Sequence[tor
         raise CaptureRefused(f"no argument of {module} is the noised sample {list(states[0].shape)}: {shapes or names}")
     copies = entrances[0].place.copies
     clocks: list[Clock] = []
-    conditions: list[str] = []
+    links: list[Link] = []
+    conditions: dict[str, Rows] = {}
     repeated: list[str] = []
+    varying: set[str] = set()
     constants: Arguments = {}
     for name in names:
         if any(entering.name == name for entering in entrances):
             continue
+        value = values[name][0]
         if (clock := _clock(name, values[name], records, batch * copies)) is not None:
             clocks.append(clock)
-            continue
-        if not all(same(value, values[name][0]) for value in values[name]):
-            raise CaptureRefused(f"argument '{name}' of {module} changes from step to step, but is neither the sample nor the time")
-        value = values[name][0]
-        whole = rows_of(value)
-        if (whole is not None and len(whole) == batch * copies) or _ragged(value, batch * copies):
-            conditions.append(name)
-        else:
+        elif not all(same(other, value) for other in values[name]):
+            link = _link(name, values[name], [record.calls[:index] for record in records])
+            if link is None:
+                raise CaptureRefused(f"argument '{name}' of {module} changes from step to step, but is neither the sample nor the time")
+            links.append(link)
+        elif (rows := batch_axis(value, alone.arguments.get(name) if alone is not None else None, batch, copies)) is None:
+            other = alone.arguments.get(name) if alone is not None else value
+            if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor) and other.shape != value.shape:
+                conditions[name] = Rows(shared=True)  # positions of the text's tokens: as long as the text
+                varying.add(name)
+                continue
             constants[name] = value
-            if isinstance(value, list) and len(value) == batch * copies and len(value) > 1 and all(same(v, value[0]) for v in value):
-                repeated.append(name)
+        elif _plain(value):
+            constants[name] = value
+            repeated.append(name)
+        else:
+            conditions[name] = rows
+            if alone is not None and other_axes(alone.arguments.get(name), rows) != other_axes(value, rows):
+                varying.add(name)
     if not clocks:
         raise CaptureRefused(f"no argument of {module} is the time step: {names}")
-    return CallRule(module, tuple(entrances), tuple(clocks), tuple(conditions), tuple(repeated), constants, copies)
+    return CallRule(
+        module, tuple(entrances), tuple(clocks), conditions, tuple(repeated), constants, copies, tuple(links), varying=frozenset(varying)
+    )
+
+
+def _plain(value: Any) -> bool:
+    """Whether an argument is a list with one equal value for each row, and no condition."""
+    return isinstance(value, list) and not any(isinstance(v, torch.Tensor | int) for v in value) and all(same(v, value[0]) for v in value)
 
 
 def _clock(name: str, values: list[Any], records: Sequence[StepRecord], rows: int) -> Clock | None:
@@ -161,38 +240,36 @@ def _clock(name: str, values: list[Any], records: Sequence[StepRecord], rows: in
     return Clock(name, slope.float(), offset.float(), dtype)
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equality that looks into nests and compares tensors by value."""
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.shape == b.shape and torch.equal(a, b)
-    if type(a) in (list, tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a is b or a == b)
+def _link(name: str, values: list[Any], earlier: Sequence[Sequence[Call]]) -> Link | None:
+    """The earlier call of the step whose output an argument is, up to a factor that is the same in every record."""
+    wanted = [tensors_of(value) for value in values]
+    for index in range(len(earlier[0])):
+        given = [tensors_of(calls[index].output) for calls in earlier]
+        places = tuple(
+            next(
+                (place for place, source in enumerate(given[0]) if source.shape == tensor.shape and _ratio(tensor, source) is not None), -1
+            )
+            for tensor in wanted[0]
+        )
+        if not places or -1 in places:
+            continue
+        factors = [_ratio(t, g[place]) for w, g in zip(wanted, given, strict=True) for t, place in zip(w, places, strict=True)]
+        first = factors[0]
+        if first is not None and all(factor is not None and abs(factor - first) < 1e-4 * abs(first) for factor in factors):
+            return Link(name, index, values[0], places, first)
+    return None
 
 
-def _ragged(value: Any, rows: int) -> bool:
-    """Whether an argument is a list of tensors [length, ...] of different length, one a row."""
-    return isinstance(value, list) and len(value) == rows and all(isinstance(row, torch.Tensor) and row.ndim > 0 for row in value)
+def _ratio(tensor: torch.Tensor, source: torch.Tensor) -> float | None:
+    a, b = tensor.double(), source.double()
+    factor = (a * b).sum() / b.square().sum().clamp(min=1e-30)
+    return factor.item() if factor != 0 and (a - factor * b).norm() <= 1e-4 * a.norm() else None
 
 
-def _by_sample(value: Any, batch: int, copies: int, what: str) -> Any:
-    """[copies B, ...] -> [B, copies, ...]; a list of tensors becomes a padded one beside the lengths of its rows."""
-    if len(value) != batch * copies:
-        raise CaptureRefused(f"{what} has {len(value)} rows; expected {batch * copies}")
-    if isinstance(value, list):
-        length = torch.tensor([len(row) for row in value], device=value[0].device)
-        padded = torch.nn.utils.rnn.pad_sequence(value, batch_first=True)
-        return {"padded": _by_sample(padded, batch, copies, what), "length": _by_sample(length, batch, copies, what)}
-    return value.reshape(copies, batch, *value.shape[1:]).transpose(0, 1).contiguous()
-
-
-def _stacked(value: Any, dtype: torch.dtype) -> Any:
-    """The inverse of :func:`_by_sample`, in the network's type."""
-    if isinstance(value, dict):
-        padded, length = _stacked(value["padded"], dtype), _stacked(value["length"], dtype)
-        return [row[:count] for row, count in zip(padded, length.tolist(), strict=True)]
-    value = value.transpose(0, 1).flatten(0, 1)
-    return value.to(dtype) if value.is_floating_point() else value
+def _filled(form: Any, tensors: Any) -> Any:
+    if isinstance(form, torch.Tensor):
+        return next(tensors)
+    return type(form)(_filled(inner, tensors) for inner in form)
 
 
 def _placed(value: Any, device: torch.device) -> Any:
@@ -201,6 +278,3 @@ def _placed(value: Any, device: torch.device) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_placed(inner, device) for inner in value)
     return value
-
-
-__all__ = ["CallRule", "Clock", "Place", "learn", "readings", "same"]
