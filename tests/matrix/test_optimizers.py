@@ -1,0 +1,141 @@
+"""Every optimizer on every kind of policy, diffusion, flow and consistency; in the toy world and on tiny pipelines."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests import tiny
+from tropism.credit import Batch
+from tropism.diffusion.flow_samplers import Cps, DanceSde, FlowSde, Ode
+from tropism.diffusion.rollout import collect
+from tropism.diffusion.samplers import DDIM, Consistency
+from tropism.optimizers.awm import Awm
+from tropism.optimizers.base import plan
+from tropism.optimizers.direct import Direct
+from tropism.optimizers.nft import Nft
+from tropism.optimizers.policy_gradient import PolicyGradient
+from tropism.optimizers.rlcm_direct import RlcmDirect
+from tropism.policies.adapters import Lora, Trainable
+from tropism.policies.pipeline import capture
+from tropism.testing import condition
+from tropism.toy import Near, ToyPolicy
+
+OPTIMIZERS = {
+    "policy-gradient": lambda: PolicyGradient(clip=0.2),
+    "policy-gradient with kl": lambda: PolicyGradient(clip=0.2, kl=0.01),
+    "policy-gradient of GRPO-Guard": lambda: PolicyGradient(clip=1e-2, normalise=True),
+    "nft": lambda: Nft(draws=3),
+    "awm": lambda: Awm(draws=3),
+    "draft": lambda: Direct(2),
+    "alignprop": lambda: Direct([1, 4]),
+    "refl": lambda: Direct([1, 3], jump=True, ceiling=3.0),
+    "rlcm-direct": lambda: RlcmDirect(clip=0.2),
+}
+PATHS = {  # parametrization, sampler of methods that need noise, sampler of those that need none
+    "epsilon": ("epsilon", DDIM(1.0), Ode()),
+    "v": ("v_prediction", Cps(), DDIM(1.0)),
+    "sample": ("sample", DDIM(1.0), Ode(2)),
+    "flow": ("flow", FlowSde(), Ode()),
+    "flow by dance": ("flow", DanceSde(1.0), Ode(2)),
+    "consistency": ("epsilon", Consistency(), Consistency()),
+}
+SAMPLES, STEPS = 256, 5
+
+
+def points(made):
+    return Near()(made.media["points"])
+
+
+def cell(optimizer_name, path):
+    """(optimizer, policy, sampler); skips where the mathematics has no such cell."""
+    optimizer, (parametrization, noisy, quiet) = OPTIMIZERS[optimizer_name](), PATHS[path]
+    if path == "consistency" and "samples" in optimizer.needs:
+        pytest.skip("refused by check: a denoising loss makes a consistency model an ordinary one")
+    return optimizer, ToyPolicy(parametrization=parametrization), noisy if "steps" in optimizer.needs else quiet
+
+
+def iterate(optimizer, policy, trainable, sampler, iterations, torch_optimizer):
+    """What a run does, on 256 new samples each time. Returns the mean reward of each iteration and the numbers of the first one."""
+    means, first = [], {}
+    for iteration in range(iterations):
+        cond = condition(policy, [{"prompt": "p"}] * SAMPLES, seed=iteration * SAMPLES)
+        with optimizer.acting():
+            rollout = collect(policy, cond, sampler, STEPS, kept=optimizer.kept(STEPS), means=optimizer.means)
+        rollout.reward = Near()(rollout.x0)
+        rollout.advantage = Batch()(rollout)
+        means.append(rollout.reward.mean().item())
+        for group in plan(optimizer, rollout, sampler, 2, SAMPLES, iteration, points):
+            for batch in group:
+                loss, numbers = optimizer.loss(policy, batch)
+                (loss * batch.share).backward()
+                first = first or numbers
+            norm = torch.nn.utils.clip_grad_norm_(trainable.parameters.values(), 1.0)
+            assert norm.isfinite() and norm > 0
+            torch_optimizer.step()
+            torch_optimizer.zero_grad(set_to_none=True)
+            optimizer.updated()
+        optimizer.finished()
+    return means, first
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_reward_rises_in_the_toy_world(name, path):
+    optimizer, policy, sampler = cell(name, path)
+    trainable = Trainable(policy.trainable(), None)
+    optimizer.attach(trainable)
+    torch_optimizer = torch.optim.AdamW(trainable.parameters.values(), lr=3e-3, weight_decay=0.0)
+    means, first = iterate(optimizer, policy, trainable, sampler, 12, torch_optimizer)
+    if "steps" in optimizer.needs:
+        assert first["ratio_error"] < 1e-5
+    assert sum(means[-3:]) / 3 > means[0] + 0.25, means
+
+
+PIPELINES = {
+    "stable diffusion": (lambda: capture(tiny.stable_diffusion(), guidance_scale=3.0), DDIM(1.0), Ode()),
+    "stable diffusion, v": (
+        lambda: capture(tiny.stable_diffusion(prediction_type="v_prediction"), guidance_scale=3.0),
+        FlowSde(),
+        DDIM(0.5),
+    ),
+    "latent consistency": (lambda: capture(tiny.latent_consistency(), guidance_scale=8.0), Consistency(), Consistency()),
+}
+
+
+@pytest.fixture(scope="module")
+def captured():
+    """Each pipeline as a policy with its adapter."""
+    policies = {name: make() for name, (make, _, _) in PIPELINES.items()}
+    return {name: (policy, Trainable(policy.trainable(), Lora(2, 4.0, ("to_q", "to_v")))) for name, policy in policies.items()}
+
+
+def brightness(made):
+    return made.media["image"].flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_update_of_a_pipeline_has_a_finite_gradient_in_its_adapter_alone(captured, name, pipeline):
+    optimizer, (policy, trainable) = OPTIMIZERS[name](), captured[pipeline]
+    if pipeline == "latent consistency" and "samples" in optimizer.needs:
+        pytest.skip("refused by check: a denoising loss makes a consistency model an ordinary one")
+    sampler, network = PIPELINES[pipeline][1 if "steps" in optimizer.needs else 2], policy.trainable()
+    optimizer.attach(trainable)
+    cond = condition(policy, [{"prompt": text} for text in ("a dog", "the sea", "sky", "a cat")])
+    with optimizer.acting():
+        rollout = collect(policy, cond, sampler, 4, kept=optimizer.kept(4), means=optimizer.means)
+    rollout.reward = brightness(type(rollout)(cond=cond, x0=rollout.x0, steps=rollout.steps, media=policy.decode(rollout.x0))).detach()
+    rollout.advantage = Batch()(rollout)
+    (group,) = plan(optimizer, rollout, sampler, 1, 4, 0, brightness)
+    for batch in group:
+        loss, numbers = optimizer.loss(policy, batch)
+        assert loss.isfinite()
+        if "ratio_error" in numbers and "steps" in optimizer.needs:
+            assert numbers["ratio_error"] == 0, "the batch is the rollout's own"
+        (loss * batch.share).backward()
+    ups = [p.grad for key, p in trainable.parameters.items() if "lora_B" in key]
+    assert ups and all(gradient is not None and gradient.isfinite().all() for gradient in ups)
+    assert any(gradient.abs().max() > 0 for gradient in ups)
+    assert all(p.grad is None for key, p in network.named_parameters() if key not in trainable.parameters)
+    network.zero_grad(set_to_none=True)
