@@ -19,6 +19,7 @@ from transformers import CLIPVisionModel
 
 from tests.conformance.family import Family
 from tests.conformance.parts import (
+    PROMPTS,
     WIDTH,
     built,
     clip_images,
@@ -66,7 +67,7 @@ def _shape(**projection: Any) -> dict[str, Any]:
 def shape_ddim() -> DDIMScheduler:
     """DDIM on Shap-E's betas, which it does not know by name."""
     betas = HeunDiscreteScheduler(beta_schedule="exp", num_train_timesteps=1024).betas
-    return DDIMScheduler(num_train_timesteps=1024, trained_betas=betas.tolist(), prediction_type="sample", clip_sample=True)
+    return DDIMScheduler(num_train_timesteps=1024, trained_betas=betas.tolist(), prediction_type="sample", clip_sample=False)
 
 
 @built
@@ -116,7 +117,7 @@ FAMILIES = [
         "shap-e",
         shap_e,
         {"frame_size": 32},
-        [{"prompt": "a chair"}, {"prompt": "two boats"}],
+        PROMPTS,
         "ddim",
         shape_ddim,
         "Heun's steps evaluate the network twice; predicts x0, which the scheduler clips to [-1, 1]",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from tests.conformance import audio, other, video
 from tests.conformance.family import Family
@@ -34,6 +38,52 @@ def test_the_result_can_be_decoded(family: Family) -> None:
     assert decoded.std() > 1e-3, "all pixels or samples are equal"
 
 
+NOT_ALONG_TWO = {
+    "animatelcm": "draws noise",
+    "shap-e": "clips x0",
+    "shap-e-img2img": "clips x0",
+    "ltx-condition-i2v": "has a time for each token",
+}
+
+
+def off_the_plane(pipe: DiffusionPipeline, family: Family) -> list[float]:
+    """For each step of one call, how far the next x is from every a x + b f with numbers a and b, relative to itself."""
+    far: list[float] = []
+    step = pipe.scheduler.step
+
+    def watched(*given: Any, **named: Any) -> Any:
+        known = inspect.signature(step).bind(*given, **named).arguments
+        two = torch.stack([known["sample"].flatten(), known["model_output"].flatten()], 1).double()  # before: some write into x
+        output = step(*given, **named)
+        after = output[0].flatten().double()
+        nearest = two @ torch.linalg.lstsq(two, after[:, None]).solution[:, 0]
+        far.append(float((nearest - after).norm() / after.norm()))
+        return output
+
+    pipe.scheduler.step = functools.wraps(step)(watched)  # the pipelines look at its signature
+    sample(family, pipe)
+    return far
+
+
+@pytest.mark.parametrize("family", [family for family in MORE if family.name not in NOT_ALONG_TWO], ids=lambda family: family.name)
+def test_a_step_is_a_combination_of_x_and_the_prediction(family: Family) -> None:
+    """As a DDIM step with eta 0 and an Euler step of a flow are, and a step that remembers earlier ones is not."""
+    pipe = family.build()
+    if family.parity is not None:
+        pipe.scheduler = family.parity()
+    far = off_the_plane(pipe, family)
+    assert len(far) >= 4
+    assert max(far) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "family", [family for family in MORE if family.parity and family.name != "animatediff"], ids=lambda family: family.name
+)
+def test_without_its_parity_scheduler_it_is_not(family: Family) -> None:
+    """Otherwise the entry would be needless. (AnimateDiff's own step is one, but goes to other levels than its next times'.)"""
+    assert max(off_the_plane(family.build(), family)) > 1e-4
+
+
 @pytest.mark.parametrize("family", MORE, ids=IDS)
 def test_networks_are_tiny(family: Family) -> None:
     parts = [part for part in family.build().components.values() if isinstance(part, torch.nn.Module)]
@@ -42,8 +92,8 @@ def test_networks_are_tiny(family: Family) -> None:
 
 def test_the_second_expert_of_wan_takes_the_low_noise_steps() -> None:
     """A builder whose boundary were never crossed would test one expert only."""
-    pipe = next(family for family in MORE if family.name == "wan-2.2").build()
     family = next(family for family in MORE if family.name == "wan-2.2")
+    pipe = family.build()
     seen: list[str] = []
     for name in ("transformer", "transformer_2"):
         getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: seen.append(name))

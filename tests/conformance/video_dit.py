@@ -17,6 +17,7 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    Cosmos2TextToImagePipeline,
     CosmosTextToWorldPipeline,
     CosmosTransformer3DModel,
     DDIMScheduler,
@@ -24,16 +25,16 @@ from diffusers import (
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LattePipeline,
     LatteTransformer3DModel,
 )
 
 from tests.conformance.family import Family
-from tests.conformance.parts import WIDTH, built, fill, kl, picture, t5, t5_tokenizer
+from tests.conformance.parts import PROMPTS, WIDTH, built, fill, kl, t5, t5_tokenizer
+from tests.conformance.video_wan import FRAMES, kl_wan
 
-CHANNELS, TEXT = 4, 16  # channels of the latents, tokens of a prompt
-PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two boats"}]
-FRAMES: list[dict[str, Any]] = [{**item, "image": picture(seed=seed)} for seed, item in enumerate(PROMPTS)]
+CHANNELS, TEXT = 4, 24  # channels of the latents, tokens of a prompt
 SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 9, "max_sequence_length": TEXT}
 
 
@@ -179,6 +180,23 @@ class Passes:
         return frames
 
 
+def _cosmos() -> CosmosTransformer3DModel:
+    return fill(
+        CosmosTransformer3DModel(
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            mlp_ratio=1.0,
+            text_embed_dim=WIDTH,
+            adaln_lora_dim=4,
+            max_size=(4, 16, 16),
+            concat_padding_mask=False,  # with it the network needs torchvision
+        )
+    )
+
+
 @built
 def cosmos() -> DiffusionPipeline:
     """The pipeline guides in predicted x0, not in the network's output, by calling the scheduler twice a step."""
@@ -194,20 +212,20 @@ def cosmos() -> DiffusionPipeline:
         latents_mean=None,
         latents_std=None,
     )
-    network = CosmosTransformer3DModel(
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        mlp_ratio=1.0,
-        text_embed_dim=WIDTH,
-        adaln_lora_dim=4,
-        max_size=(4, 16, 16),
-        concat_padding_mask=False,  # with it the network needs torchvision
-    )
     scheduler = EDMEulerScheduler(sigma_schedule="karras", final_sigmas_type="sigma_min")
-    return CosmosTextToWorldPipeline(**_texts(), vae=fill(vae), transformer=fill(network), scheduler=scheduler, safety_checker=Passes())
+    return CosmosTextToWorldPipeline(**_texts(), vae=fill(vae), transformer=_cosmos(), scheduler=scheduler, safety_checker=Passes())
+
+
+@built
+def cosmos2() -> DiffusionPipeline:
+    """The pipeline itself makes a velocity of the output: x0 = (1 - t) x - t f, guided, and (x - x0) / sigma; sigmas fall from 80."""
+    return Cosmos2TextToImagePipeline(
+        **_texts(),
+        vae=kl_wan(),
+        transformer=_cosmos(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        safety_checker=Passes(),
+    )
 
 
 FAMILIES = [
@@ -219,6 +237,14 @@ FAMILIES = [
     Family("cogvideox-5b-i2v", cogvideox_image, SIZE, FRAMES, "ddim"),
     Family("latte", latte, {"height": 16, "width": 16, "video_length": 2, "clean_caption": False}, PROMPTS, "ddim"),
     Family("allegro", allegro, {**SIZE, "clean_caption": False}, PROMPTS, "ddim", EulerDiscreteScheduler),
+    Family(
+        "cosmos-2",
+        cosmos2,
+        {"height": 16, "width": 16, "max_sequence_length": TEXT, "negative_prompt": "blurry"},
+        PROMPTS,
+        "ode",
+        note="the scheduler's velocity depends on x besides the network's output; noise is added (sigma to 80), not mixed in",
+    ),
     Family(
         "cosmos",
         cosmos,

@@ -17,6 +17,7 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    LTXConditionPipeline,
     LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -28,6 +29,7 @@ from transformers import ByT5Tokenizer
 
 from tests.conformance.family import Family
 from tests.conformance.parts import (
+    PROMPTS,
     WIDTH,
     built,
     clip_text,
@@ -35,16 +37,14 @@ from tests.conformance.parts import (
     fill,
     llama,
     llama_tokenizer,
-    picture,
     qwen25_vl,
     qwen_tokenizer,
     t5,
     t5_tokenizer,
 )
+from tests.conformance.video_wan import FRAMES
 
-CHANNELS, TEXT = 4, 16  # channels of the latents, tokens of a prompt
-PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two boats"}]
-FRAMES: list[dict[str, Any]] = [{**item, "image": picture(32, seed=seed)} for seed, item in enumerate(PROMPTS)]
+CHANNELS, TEXT = 4, 24  # channels of the latents, tokens of a prompt
 SIZE: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 5, "max_sequence_length": TEXT}
 
 
@@ -96,6 +96,13 @@ def ltx() -> DiffusionPipeline:
 def ltx_image() -> DiffusionPipeline:
     """The tokens of the first frame are the image's and are at t = 0; only the others go through the scheduler."""
     return LTXImageToVideoPipeline(**_ltx())
+
+
+@built
+def ltx_condition() -> DiffusionPipeline:
+    """LTX 0.9.5 and later: the sign of the prediction is turned, and the scheduler steps each token from a time of its own."""
+    parts = _ltx()
+    return LTXConditionPipeline(**{**parts, "scheduler": FlowMatchEulerDiscreteScheduler()})
 
 
 # ---- Mochi ---------------------------------------------------------------------------------------------------------------------
@@ -238,6 +245,15 @@ def kandinsky5() -> DiffusionPipeline:
 FAMILIES = [
     Family("ltx", ltx, SIZE, PROMPTS, "ode"),
     Family("ltx-i2v", ltx_image, SIZE, FRAMES, "ode", note="per-token timesteps; the first frame is not denoised"),
+    Family("ltx-condition", ltx_condition, SIZE, PROMPTS, "ode", note="predicts minus the velocity; the step is told each token's time"),
+    Family(
+        "ltx-condition-i2v",
+        ltx_condition,
+        {**SIZE, "image_cond_noise_scale": 0.0},
+        FRAMES,
+        "ode",
+        note="as ltx-condition; tokens of the first frame are at t = 0 and are put back after each step",
+    ),
     Family("mochi", mochi, {**SIZE, "num_frames": 7}, PROMPTS, "ode", note="sigma rises from 0 (noise) to 1 (data)"),
     Family(
         "hunyuan-video",

@@ -13,7 +13,9 @@ from diffusers import (
     EulerDiscreteScheduler,
     I2VGenXLPipeline,
     I2VGenXLUNet,
+    LCMScheduler,
     MotionAdapter,
+    SchedulerMixin,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
@@ -22,10 +24,10 @@ from diffusers import (
 )
 
 from tests.conformance.family import Family
-from tests.conformance.parts import WIDTH, built, clip_images, clip_text, clip_tokenizer, clip_vision, fill, kl, picture
+from tests.conformance.parts import PROMPTS, WIDTH, built, clip_images, clip_text, clip_tokenizer, clip_vision, fill, kl, picture
+from tests.conformance.video_wan import FRAMES
 from tests.tiny import BETAS
 
-PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two boats"}]
 SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 2}
 BLOCKS: dict[str, Any] = {
     "sample_size": 8,
@@ -47,8 +49,7 @@ def _texts() -> dict[str, Any]:
     return {"tokenizer": words, "text_encoder": clip_text(len(words))}
 
 
-@built
-def animatediff() -> DiffusionPipeline:
+def _animatediff(scheduler: SchedulerMixin) -> DiffusionPipeline:
     unet = UNet2DConditionModel(
         **BLOCKS,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -62,10 +63,25 @@ def animatediff() -> DiffusionPipeline:
         motion_norm_num_groups=4,
         motion_max_seq_length=4,
     )
+    return AnimateDiffPipeline(**_texts(), vae=kl(), unet=fill(unet), motion_adapter=fill(motion), scheduler=scheduler)
+
+
+@built
+def animatediff() -> DiffusionPipeline:
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="linear", timestep_spacing="linspace", steps_offset=1, clip_sample=False
     )
-    return AnimateDiffPipeline(**_texts(), vae=kl(), unet=fill(unet), motion_adapter=fill(motion), scheduler=scheduler)
+    return _animatediff(scheduler)
+
+
+def animatediff_ddim() -> DDIMScheduler:
+    """AnimateDiff's own scheduler with another spacing: with linspace, diffusers' DDIM steps to a level that is not its next time's."""
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", steps_offset=1, clip_sample=False)
+
+
+@built
+def animatelcm() -> DiffusionPipeline:
+    return _animatediff(LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", original_inference_steps=50))
 
 
 @built
@@ -138,7 +154,8 @@ def i2vgen() -> DiffusionPipeline:
 
 
 FAMILIES = [
-    Family("animatediff", animatediff, SIZE, PROMPTS, "ddim"),
+    Family("animatediff", animatediff, SIZE, PROMPTS, "ddim", animatediff_ddim, "linspace DDIM steps to levels other than its next times'"),
+    Family("animatelcm", animatelcm, {**SIZE, "guidance_scale": 2.0}, PROMPTS, "consistency"),
     Family(
         "stable-video-diffusion",
         stable_video,
@@ -148,11 +165,5 @@ FAMILIES = [
         note="the guidance scale rises from the first frame to the last; v-prediction on continuous timesteps",
     ),
     Family("text-to-video-ms", modelscope, SIZE, PROMPTS, "ddim"),
-    Family(
-        "i2vgen-xl",
-        i2vgen,
-        {**SIZE, "clip_skip": None},
-        [{**item, "image": picture(seed=seed)} for seed, item in enumerate(PROMPTS)],
-        "ddim",
-    ),
+    Family("i2vgen-xl", i2vgen, {**SIZE, "clip_skip": None}, FRAMES, "ddim"),
 ]

@@ -20,12 +20,12 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2
 from diffusers.pipelines.wan import pipeline_wan_i2v
 
 from tests.conformance.family import Family
-from tests.conformance.parts import WIDTH, built, clip_images, clip_vision, fill, picture, t5_tokenizer, umt5
+from tests.conformance.parts import PROMPTS, WIDTH, built, clip_images, clip_vision, fill, picture, t5_tokenizer, umt5
 
 CHANNELS = 4
-SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
-PROMPTS: list[dict[str, Any]] = [{"prompt": "a red apple"}, {"prompt": "two boats"}]
+SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 24}
 FRAMES: list[dict[str, Any]] = [{**item, "image": picture(seed=seed)} for seed, item in enumerate(PROMPTS)]
+"""The two items of every family that takes a prompt and a first frame."""
 
 
 def kl_wan(channels: int = CHANNELS) -> AutoencoderKLWan:

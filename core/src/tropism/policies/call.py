@@ -50,7 +50,7 @@ class PipelineCall:
                 watch = Watch()
                 try:
                     with watch(self.pipe) as seen:
-                        result = self._call(chosen, steps, self.latent)
+                        result = self.run(chosen, steps, self.latent)
                 except CaptureRefused:
                     raise
                 except Exception as error:  # whatever a pipeline raises for a batch or an output form that it does not take
@@ -67,7 +67,7 @@ class PipelineCall:
     def watched(self, watch: Watch, items: list[Item], steps: int) -> Recording:
         """A watched run with the networks answered for."""
         with watch(self.pipe) as seen:
-            self._call(items, steps, self.latent)
+            self.run(items, steps, self.latent)
         return seen
 
     def finish(self, items: list[Item], steps: int) -> torch.Tensor:
@@ -75,14 +75,15 @@ class PipelineCall:
         refused: Exception | None = None
         for form in ("pt", "np"):
             try:
-                result = self._call(items, steps, form, inspect.unwrap(type(self.pipe).__call__))
+                result = self.run(items, steps, form, inspect.unwrap(type(self.pipe).__call__))
             except (ValueError, AttributeError, TypeError) as error:  # the form is not known to this pipeline
                 refused = error
                 continue
             return _media(result, self.kind)
         raise PolicyError(f"{type(self.pipe).__name__} gives its result neither as tensors nor as arrays: {refused}") from refused
 
-    def _call(self, items: list[Item], steps: int, form: str, function: Any = None) -> Any:
+    def run(self, items: list[Item], steps: int, form: str, function: Any = None) -> Any:
+        """Call the pipeline (or ``function``, its undecorated call) on items, with its result in ``form``, an ``output_type``."""
         count = len(items)
         given: dict[str, Any] = {"generator": torch.Generator().manual_seed(0), "output_type": form, "num_inference_steps": steps}
         given.update({name: self._repeated(name, value, count) for name, value in self.fixed.items()})

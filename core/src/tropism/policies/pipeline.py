@@ -42,6 +42,9 @@ class PipelinePolicy:
         self.emits = frozenset({self.call.kind})
         self.modules = tuple(dict.fromkeys(rule.module for phase in self.phases for rule in phase.rules if not rule.helps))
         self.schedule = grid.schedule(pipe.scheduler, functools.cache(self.study.levels))
+        config = pipe.scheduler.config
+        clipped = config.get("clip_sample", False) and self.schedule.parametrization == "sample"
+        self.clip: float | None = config.get("clip_sample_range", 1.0) if clipped else None  # what is predicted is what is clipped
         self.memory: dict[tuple[int, torch.device], dict[str, list[Any]]] = {}
         if len(self.phases) > 1:
             self.schedule.levels(FINE)
@@ -85,7 +88,7 @@ class PipelinePolicy:
         """Let the pipeline finish: its loop runs with its networks answered for, and ends in ``x0``. Differentiable where it is."""
         memory = self.memory.setdefault((len(x0), x0.device), {})
         items = [self.study.items[0]] * len(x0)
-        if self.call.single and len(x0) > 1:
+        if len(x0) > 1 and (self.call.single or self.call.kind == "video"):  # decoders of video need their memory for one sample
             parts = [self.decode(row) for row in x0.split(1)]
             return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
         with Watch(self.study.answers, ending=self.study.ending(x0), memory=memory)(self.pipe):
@@ -154,7 +157,8 @@ class PipelinePolicy:
         return [(int(key[0]) if several else 0, (table == key).all(1).nonzero().flatten().to(t.device)) for key in wanted]
 
     def _predict(self, number: int, x: torch.Tensor, t: torch.Tensor, cond: Tree) -> torch.Tensor:
-        return self.phases[number].run(self.pipe, x, t, [cond[name] for name in self._names(number)])
+        made = self.phases[number].run(self.pipe, x, t, [cond[name] for name in self._names(number)])
+        return made if self.clip is None else made.clamp(-self.clip, self.clip)
 
 
 def _shape(call: Call, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tropism.diffusion.schedules import like, split
 from tropism.errors import CaptureRefused, PolicyError
 from tropism.policies import grid, guidance, layout, roles
 from tropism.policies.call import PipelineCall
@@ -71,6 +72,7 @@ class Study:
         for signature, chosen in _phases(records).items():
             first = alone[chosen[0]] if alone else None
             self.phases.append(self._learn(signature, [records[i] for i in chosen], [states[i] for i in chosen], first))
+        self._check_steps(seen, records, states)
         self.one_by_one = call.single or self._depends_on_neighbours(records, alone)
         self.known: dict[float, int] = {}
         self.remember(records)
@@ -213,6 +215,23 @@ class Study:
             return phase
         raise CaptureRefused(f"{name}: {reasons[0]}")
 
+    def _check_steps(self, seen: Recording, records: Sequence[StepRecord], states: Sequence[torch.Tensor]) -> None:
+        """Where the scheduler's step is known exactly, that of the levels and parametrization read off it has to be the same."""
+        if not _first_order(self.pipe.scheduler):
+            return
+        levels = grid.levels(self.family, seen)
+        for index, (record, x, x_next) in enumerate(zip(records, states, states[1:], strict=False)):
+            output = _cut(self.family.sign * self.arranged(record.prediction), x)
+            device = x.device
+            now, then = levels[index].to(device).expand(len(x)), levels[index + 1].to(device).expand(len(x))
+            x0, noise = split(output, x, now, self.family.parametrization)
+            made = like(then.alpha, x0) * x0 + like(then.sigma, x0) * noise
+            if guidance.relative(made, x_next) > 1e-2:
+                raise CaptureRefused(
+                    f"{type(self.pipe).__name__} moves its state in another way than its {type(self.pipe.scheduler).__name__} says "
+                    "(parts of it may have a time of their own); register a generator of your own instead"
+                )
+
     def _replay(self, phase: Phase, record: StepRecord, state: torch.Tensor, target: torch.Tensor) -> float:
         batch = len(state)
         encoded = [rule.conditions_of(call, batch) for rule, call in zip(phase.rules, record.calls, strict=True)]
@@ -281,6 +300,15 @@ def _scaled_batch(signature: Signature, known: Sequence[Signature]) -> int:
             if len(ratios) == 1:
                 return number
     raise PolicyError(f"the pipeline calls {signature}, which it did not do when it was captured")
+
+
+def _first_order(scheduler: Any) -> bool:
+    """Whether the scheduler's step is DDIM's without noise, which is that of every first-order solver in the right coordinates."""
+    config, name = scheduler.config, type(scheduler).__name__
+    plain = not any(config.get(key) for key in ("stochastic_sampling", "clip_sample", "thresholding"))
+    if name == "DDIMScheduler":  # with other spacings it steps to a level that is not that of its next time
+        return plain and config.get("timestep_spacing") == "leading"
+    return plain and name in ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler")
 
 
 def _state_copies(x: torch.Tensor, items: int) -> int:
