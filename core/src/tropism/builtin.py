@@ -69,7 +69,11 @@ def register_datasets() -> list[Entry]:
 
 @hookimpl
 def register_recipes() -> list[Entry]:
-    return [Entry("toy/ddpo", "tropism:recipes/toy-ddpo.yaml", "the whole loop in seconds, on a 2-D mixture")]
+    return [
+        Entry("toy/ddpo", "tropism:recipes/toy-ddpo.yaml", "the whole loop in seconds, on a 2-D mixture"),
+        Entry("toy/flow-grpo", "tropism:recipes/toy-flow-grpo.yaml", "Flow-GRPO with a window of trained steps, on a 2-D flow"),
+        Entry("toy/nft", "tropism:recipes/toy-nft.yaml", "DiffusionNFT on a 2-D flow: no trajectory, any sampler"),
+    ]
 
 
 @hookimpl
