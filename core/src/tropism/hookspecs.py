@@ -43,7 +43,7 @@ def register_rewards() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @spec
 def register_optimizers() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Alignment algorithms: classes with ``needs`` and ``loss(policy, batch) -> (scalar, metrics)``."""
+    """Alignment algorithms: subclasses of :class:`tropism.optimizers.base.Optimizer` with ``needs`` and ``loss``."""
 
 
 @spec

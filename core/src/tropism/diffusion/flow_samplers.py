@@ -93,7 +93,7 @@ class Sde(ABC):
 
 @dataclass(frozen=True)
 class FlowSde(Sde):
-    """Flow-GRPO, arXiv 2505.05470, equation 9: g = noise sqrt(s / (1 - s)); where s is 1, the next level's s stands in the root's
+    """Flow-GRPO, arXiv 2505.05470: g = noise sqrt(s / (1 - s)); where s is 1, the next level's s stands in the root's
     denominator, as in the released code."""
 
     noise: float = 0.7
@@ -105,7 +105,7 @@ class FlowSde(Sde):
 
 @dataclass(frozen=True)
 class DanceSde(Sde):
-    """DanceGRPO, arXiv 2505.07818, equation 8: g = eta, the same at every level."""
+    """DanceGRPO, arXiv 2505.07818: g = eta, the same at every level."""
 
     eta: float = 0.3
 
@@ -115,7 +115,7 @@ class DanceSde(Sde):
 
 @dataclass(frozen=True)
 class Cps:
-    """Coefficients-preserving sampling, arXiv 2509.05952, algorithm 1: DDIM's way in flow coordinates, no noise too much at any level.
+    """Coefficients-preserving sampling, arXiv 2509.05952: DDIM's way in flow coordinates, no noise too much at any level.
 
     std = s_then sin(noise pi / 2), mean = (1 - s_then) x0 + sqrt(s_then^2 - std^2) eps. The released code scores it without the
     deviation; here the log-probability is that of the Gaussian.

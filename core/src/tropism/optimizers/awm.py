@@ -1,4 +1,4 @@
-"""Advantage-weighted matching, arXiv 2509.25050 (equations 12 to 14): the training loss of flow models, weighted by the advantage.
+"""Advantage-weighted matching, arXiv 2509.25050: the training loss of flow models, weighted by the advantage.
 
 The log-probability of a finished sample is replaced by minus its velocity-matching error at a noised state, the same state for old and
 new weights:

@@ -1,4 +1,4 @@
-"""DiffusionNFT, arXiv 2509.16117 (equations 5 to 8): good and bad samples teach through the forward process, without a trajectory.
+"""DiffusionNFT, arXiv 2509.16117: good and bad samples teach through the forward process, without a trajectory.
 
 The policy that samples is an older copy of the one that learns. From the prediction f of x0 by the learning weights and f_old by the old
 ones, at any noised state of a finished sample x0, an implicit better and an implicit worse policy are mixed:

@@ -1,6 +1,6 @@
 """Clipped policy gradient on step log-probabilities: DDPO, RLCM, Flow-GRPO, DanceGRPO, MixGRPO.
 
-DDPO is arXiv 2305.13301 (equation 6), RLCM arXiv 2404.03673 (section 4), Flow-GRPO arXiv 2505.05470 (equation 6).
+DDPO is arXiv 2305.13301 (equation 6), RLCM arXiv 2404.03673 (section 4), Flow-GRPO arXiv 2505.05470.
 
     rho  = exp(log p(x' | x, c) - log p_old(x' | x, c))
     loss = mean max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) + kl KL(p || p_base)
@@ -9,7 +9,7 @@ DDPO is arXiv 2305.13301 (equation 6), RLCM arXiv 2404.03673 (section 4), Flow-G
 One optimizer serves them all: DDPO is this on DDIM steps, RLCM on consistency steps, Flow-GRPO on the steps of a flow SDE, MixGRPO on those
 of a window.
 
-``normalise`` is GRPO-Guard (arXiv 2510.22319, equations 8 and 9). With h = s - s' of flow coordinates and std the deviation there:
+``normalise`` is GRPO-Guard (arXiv 2510.22319, equation 8). With h = s - s' of flow coordinates and std the deviation there:
 
     rho = exp(std (log p - log p_old + mean (mu - mu_old)^2 / (2 std^2))) = exp(mean z (mu - mu_old)),    loss / h
 
