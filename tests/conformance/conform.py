@@ -29,7 +29,7 @@ REFUSED = {
     "cosmos-2": "scales its state by",
     "cosmos": "a prediction that none of its modules computed",
     "ace-step": "do not combine into the prediction by a known rule",
-    "dance-diffusion": "takes no sample",
+    "dance-diffusion": "the noise levels of FirstOrder are not known",
 }
 
 
