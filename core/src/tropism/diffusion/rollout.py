@@ -101,14 +101,18 @@ def finish(
     if jump:
         now, clean = steps.levels[begin - steps.first].expand(len(sample)), torch.zeros(len(sample), device=device)
         return Consistency().mean(policy, x, now, Level(clean, clean + 1, clean), encoded)
-    noises = _noises(policy, cond.seed[sample.cpu()].tolist(), sampler.levels(policy.schedule, total)[0].to(device), encoded, total, last)
-    for index, noise in zip(range(begin - steps.first, len(steps.on)), noises, strict=True):
+    taken = range(begin - steps.first, len(steps.on))
+    noises: list[torch.Tensor] | None = None
+    if steps.on[taken.start :].any():
+        level = sampler.levels(policy.schedule, total)[0].to(device)
+        noises = _noises(policy, cond.seed[sample.cpu()].tolist(), level, encoded, total, last)
+    for index in taken:
         now, then = steps.levels[index].expand(len(sample)), steps.levels[index + 1].expand(len(sample))
         if recompute:
             mean = checkpoint(sampler.mean, policy, x, now, then, encoded, use_reentrant=False)
         else:
             mean = sampler.mean(policy, x, now, then, encoded)
-        x = mean + like(sampler.deviation(now, then), mean) * noise
+        x = mean if noises is None else mean + like(sampler.deviation(now, then), mean) * noises[index - taken.start]
     return x
 
 
@@ -117,4 +121,6 @@ def _noises(policy: Policy, seeds: Sequence[int], level: Level, encoded: Tree, t
     """What :func:`collect` drew for its ``last`` steps of ``total``."""
     draw = Draw(seeds, level.t.device)
     shape = policy.noise(draw, level, encoded).shape[1:]
-    return [draw(shape) for _ in range(total)][total - last :]
+    for _ in range(total - last):
+        draw(shape)
+    return [draw(shape) for _ in range(last)]
