@@ -16,7 +16,7 @@ from tropism.optimizers.awm import Awm
 from tropism.optimizers.base import EndBatch, SampleBatch, plan
 from tropism.optimizers.direct import Direct
 from tropism.optimizers.nft import Nft, _decay
-from tropism.optimizers.rlcm_direct import RlcmDirect
+from tropism.optimizers.rlcm_direct import RlcmDirect, _unit
 from tropism.policies.adapters import Trainable
 from tropism.testing import condition
 from tropism.toy import Near, ToyPolicy
@@ -245,6 +245,18 @@ def test_alignprop_draws_the_number_of_steps_once_a_pass():
         x0 = finish(policy, DDIM(0.0), rollout, torch.arange(COUNT), last)
         torch.testing.assert_close(found, torch.autograd.grad(-Near()(x0).mean(), policy.network.layers[-1].bias)[0])
     assert len({random.Random(key).randint(1, 4) for key in range(6)}) > 2
+
+
+def test_the_unit_of_an_advantage_is_the_deviation_that_the_credit_divided_by_in_any_part_of_a_rollout():
+    _, rollout, _ = begin(Direct(1))
+    reward, group = torch.randn(24, dtype=torch.float64) * 3 + torch.arange(6).repeat_interleave(4), torch.arange(24) // 4
+    centred = reward - reward.reshape(6, 4).mean(1).repeat_interleave(4)
+    for advantage, expected in (((reward - reward.mean()) / reward.std(correction=0), reward.std(correction=0)), (centred / 2.5, 2.5)):
+        for part in (slice(0, 24), slice(8, 16)):
+            rollout.reward, rollout.advantage, rollout.cond.group = reward[part].float(), advantage[part].float(), group[part]
+            assert _unit(rollout) == pytest.approx(float(expected), rel=1e-5)
+    rollout.advantage = torch.zeros(8)
+    assert _unit(rollout) == 1
 
 
 def test_the_two_parts_of_rlcm_direct_add_up_to_the_gradient_of_the_expected_reward():

@@ -23,6 +23,7 @@ from tropism.optimizers.base import EndBatch, Numbers, StepBatch
 from tropism.optimizers.direct import ending
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.policy import Policy
+from tropism.types import Rollout
 
 
 @dataclass
@@ -36,8 +37,18 @@ class RlcmDirect(PolicyGradient):
         if isinstance(batch, StepBatch):
             return super().loss(policy, batch)
         rollout = batch.rollout
-        assert rollout.reward is not None
-        deviation = rollout.reward.double().std(correction=0).item() + 1e-4
         reward = ending(policy, batch, 1)
-        scale = self.direct / (deviation * int(rollout.steps.on.sum()) * rollout.x0[0].numel())
+        scale = self.direct / (_unit(rollout) * int(rollout.steps.on.sum()) * rollout.x0[0].numel())
         return -scale * reward.mean(), {"direct_reward": reward.detach().mean()}
+
+
+def _unit(rollout: Rollout) -> float:
+    """How much reward an advantage of 1 is: the slope of rewards over advantages.
+
+    That is the deviation that the credit divided by, also where a process holds a part of the rollout alone.
+    """
+    assert rollout.reward is not None and rollout.advantage is not None
+    advantage = rollout.advantage.cpu().double()
+    advantage = advantage - advantage.mean()
+    square = advantage.square().sum()
+    return ((advantage * rollout.reward.cpu().double()).sum() / square).item() if square > 0 else 1.0
