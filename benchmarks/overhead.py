@@ -39,8 +39,7 @@ PARTS = ("network forward", "network backward", "decode", "reward", "encode prom
 
 def epoch(job: Run) -> None:
     """An iteration as the run's own loop makes it."""
-    rollout = job.score(job.collect())
-    rollout.advantage = job.credit(rollout)
+    rollout, _ = job.credited(job.score(job.collect()))
     numbers = job.update(rollout)
     job.step += 1
     job.log({**job.summary_of(rollout), **numbers})

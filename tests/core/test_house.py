@@ -22,19 +22,20 @@ SOURCES = sorted(path for folder in (ROOT / "core/src", ROOT / "plugins") for pa
 LAYERS = [
     {"errors"},
     {"entry"},
-    {"types", "siblings", "hookspecs", "builtin", "stop", "checkpoint", "clock", "progress", "track", "engine"},
+    {"types", "siblings", "hookspecs", "builtin", "launch", "stop", "checkpoint", "clock", "progress", "track", "processes", "engine"},
     {"diffusion.window"},
     {"plugins", "recipe", "diffusion.schedules", "diffusion.noise"},
     {"policy"},
     {"diffusion", "diffusion.samplers", "diffusion.rollout"},
     {"policies", "rewards", "credit", "data"},
     {"optimizers"},
-    {"toy", "evaluate", "gallery", "guard", "report"},
+    {"toy", "evaluate", "gallery", "guard", "spread", "report"},
     {"assemble", "testing"},
-    {"runfolder"},
+    {"runfolder", "state", "sampling"},
     {"run"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 
 

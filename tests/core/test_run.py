@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tropism import api, checkpoint, runfolder
+from tropism import api, checkpoint, runfolder, sampling
 from tropism.errors import CheckpointError, DivergedError, RecipeError, RewardError
 
 RECIPE = """\
@@ -402,7 +402,7 @@ def test_media_leave_the_device_after_decoding_and_an_evaluation_keeps_no_trajec
 
     decode = job.policy.decode
     job.policy.decode = lambda x0: {kind: Media(value) for kind, value in decode(x0).items()}
-    samples = job.evaluation_samples()
+    samples = sampling.evaluation(job)
     assert moved == [8], "once for the one batch of two prompts with four samples each"
     assert samples.steps.x.shape == (8, 0, 2) and samples.steps.x.untyped_storage().nbytes() == 0
     assert len(samples.scores["toy/near"]) == len(samples.media["points"]) == 8
@@ -422,7 +422,7 @@ def test_a_reward_sees_no_more_samples_than_a_batch_of_the_rollout(recipe, plugi
 def test_samples_of_one_seed_share_no_noise_with_training_or_evaluation(recipe):
     job = api.base(recipe)
     sampled = api.sample(job, [{"prompt": "a"}], count=16, seed=0)
-    trained, evaluated = job.collect(), job.evaluation_samples()
+    trained, evaluated = job.collect(), sampling.evaluation(job)
     seeds = [set(rollout.cond.seed.tolist()) for rollout in (sampled, trained, evaluated)]
     assert [len(found) for found in seeds] == [16, 16, 8]
     assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]

@@ -6,7 +6,8 @@ Finding and reading a recipe needs no torch, so what does is imported inside the
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tropism.evaluate import Estimate
+    from tropism.processes import Processes
     from tropism.run import Run
     from tropism.types import Item, Rollout
 
@@ -66,36 +68,59 @@ def run(
     plugin_files: Sequence[Path] = (),
     console: Console | None = None,
 ) -> tuple[Path, str]:
-    """Run a recipe, by file or registered name, to its end. Returns the run folder and how it ended."""
-    manager, catalog = loaded(plugin_files)
-    made, text, where = load_recipe(recipe, catalog, overrides)
-    from tropism import assemble, runfolder
+    """Run a recipe, by file or registered name, to its end. Returns the run folder and how it ended.
 
-    assemble.check(made, catalog, text, where)
-    made = runfolder.settled(made)
-    if folder is None:
-        folder = runfolder.create(root, made, tuple(plugin_files))
-    else:
-        if (folder / "recipe.yaml").exists():
-            raise RecipeError(f"{folder} already holds a run; go on with 'tropism resume {folder}', or name another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        runfolder.fill(folder, made, tuple(plugin_files))
-    return folder, _execute(made, folder, manager, catalog, console)
+    Under ``torchrun`` or ``accelerate launch`` this is one of several processes, which run it together.
+    """
+    manager, catalog = loaded(plugin_files)
+    found = load_recipe(recipe, catalog, overrides)
+    with _joined() as processes:
+        made = Path(processes.from_main(lambda: str(_begin(found, catalog, folder, root, plugin_files, processes.size))))
+        return made, _execute(made, manager, catalog, processes, console)
+
+
+def prepare(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    root: Path = Path("runs"),
+    plugin_files: Sequence[Path] = (),
+    size: int = 1,
+) -> Path:
+    """A new run folder for a recipe that can run in ``size`` processes; :func:`resume` then begins at the beginning.
+
+    Raises RecipeError, before anything is written, where it cannot run or where the folder holds a run.
+    """
+    _, catalog = loaded(plugin_files)
+    return _begin(load_recipe(recipe, catalog, overrides), catalog, folder, root, plugin_files, size)
 
 
 def resume(folder: Path, iterations: int | None = None, console: Console | None = None) -> str:
-    """Go on with a run; ``iterations`` moves its end. Returns how it ended. Raises RecipeError for an end that has passed."""
-    from tropism import checkpoint, runfolder
+    """Go on with a run; ``iterations`` moves its end. Returns how it ended. Raises RecipeError for an end that has passed.
 
-    recipe, plugin_files = runfolder.open_run(folder)
-    manager, catalog = loaded(plugin_files)
+    It need not go on in as many processes as before: what is computed is the same, but for the rounding of sums.
+    """
+    from tropism import runfolder
+
+    manager, catalog = loaded(runfolder.open_run(folder)[1])
+    with _joined() as processes:
+        processes.from_main(lambda: reopen(folder, iterations, processes.size))
+        return _execute(folder, manager, catalog, processes, console)
+
+
+def reopen(folder: Path, iterations: int | None = None, size: int = 1) -> None:
+    """Make a run ready to go on in ``size`` processes, up to a new end if ``iterations`` gives one."""
+    from tropism import checkpoint, runfolder, spread
+
+    recipe, _ = runfolder.open_run(folder)
+    spread.refuse_uneven(recipe, size)
     if iterations is not None:
         newest = checkpoint.latest(folder / "checkpoints")
         if newest is not None and newest.name > checkpoint.step_folder(folder, iterations).name:
             raise RecipeError(f"{folder} cannot end at iteration {iterations}: its newest checkpoint is {newest.name}")
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": iterations})})
         runfolder.write_recipe(folder, recipe)
-    return _execute(recipe, folder, manager, catalog, console)
 
 
 def trained(folder: Path) -> Run:
@@ -125,19 +150,22 @@ def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Ro
 
     Their noise is of a stream of its own: none of it is the noise of a training or of an evaluation, whatever the seeds.
     """
-    cond = job.condition([item for item in items for _ in range(count)], SAMPLING_SEED + seed, 0, count)
+    from tropism import sampling
+
+    cond = sampling.condition([item for item in items for _ in range(count)], SAMPLING_SEED + seed, 0, count)
     with job.trainable.averaged():
-        return job.scored(cond)
+        return sampling.scored(job, cond)
 
 
 def evaluate(job: Run) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged or saved."""
+    from tropism import sampling
     from tropism.evaluate import measure
 
     with job.trainable.reference():
-        before = job.evaluation_samples()
+        before = sampling.evaluation(job)
     with job.trainable.averaged():
-        after = job.evaluation_samples()
+        after = sampling.evaluation(job)
     return measure(before, before, job.evaluators), measure(after, before, job.evaluators)
 
 
@@ -151,20 +179,56 @@ def _model(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
     return Run(recipe.model_copy(update={"track": ()}), Path(), *loaded(plugin_files), Progress(Console(quiet=True)))
 
 
-def _execute(recipe: Recipe, folder: Path, manager: pluggy.PluginManager, catalog: plugins.Catalog, console: Console | None) -> str:
-    """Train in ``folder``. Whatever ends a run early leaves its stack trace in ``log.txt``."""
+@contextmanager
+def _joined() -> Iterator[Processes]:
+    """The processes that this one belongs to, left again at the end."""
+    from tropism.processes import Processes
+
+    processes = Processes.join()
+    try:
+        yield processes
+    finally:
+        processes.leave()
+
+
+def _begin(
+    found: tuple[Recipe, str, str], catalog: plugins.Catalog, folder: Path | None, root: Path, plugin_files: Sequence[Path], size: int
+) -> Path:
+    from tropism import assemble, runfolder, spread
+
+    made, text, where = found
+    assemble.check(made, catalog, text, where)
+    spread.refuse_uneven(made, size)
+    made = runfolder.settled(made)
+    if folder is None:
+        return runfolder.create(root, made, tuple(plugin_files))
+    if (folder / "recipe.yaml").exists():
+        raise RecipeError(f"{folder} already holds a run; go on with 'tropism resume {folder}', or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    runfolder.fill(folder, made, tuple(plugin_files))
+    return folder
+
+
+def _execute(folder: Path, manager: pluggy.PluginManager, catalog: plugins.Catalog, processes: Processes, console: Console | None) -> str:
+    """Train in ``folder``. Whatever ends a run early leaves its stack trace in ``log.txt``. Only the main process prints and writes."""
     from rich.console import Console
 
-    from tropism import report
+    from tropism import report, runfolder, state
     from tropism.progress import Progress
     from tropism.run import Run
 
+    recipe, _ = runfolder.open_run(folder)
+    if not processes.main:
+        job = Run(recipe, folder, plugins.silent(), catalog, Progress(Console(quiet=True)), processes)
+        state.restore(job)
+        return job.train()
     log, every = folder / "log.txt", max(1, recipe.train.iterations // 25)
     try:
         with Progress(console or Console(), log, recipe.train.iterations, every) as progress:
-            progress.say(f"run folder {folder}: " + ", ".join(f"{value:,} {name}" for name, value in recipe.arithmetic().items()))
-            job = Run(recipe, folder, manager, catalog, progress)
-            job.restore()
+            numbers = {**recipe.arithmetic(), **({"processes": processes.size} if processes.size > 1 else {})}
+            progress.say(f"run folder {folder}: " + ", ".join(f"{value:,} {name}" for name, value in numbers.items()))
+            job = Run(recipe, folder, manager, catalog, progress, processes)
+            state.restore(job)
             status = job.train()
         report.build(folder, views=job.views)
     except Exception as error:

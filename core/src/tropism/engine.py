@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from tropism.errors import DivergedError
+from tropism.processes import Processes
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -21,14 +22,15 @@ def default_device() -> str:
 
 
 class Engine:
-    """One process, one device.
+    """One process and its device; the gradients of all processes meet in :meth:`update`.
 
     ``deterministic``: only kernels whose result does not depend on the order of additions, so that a resumed run is exact also on CUDA
     (on the CPU it always is). Slower, and torch raises for an operation that has no such kernel.
     """
 
-    def __init__(self, device: str, precision: str = "fp32", deterministic: bool = False) -> None:
-        self.device, self.autocast_dtype = torch.device(device), PRECISIONS[precision]
+    def __init__(self, device: str, precision: str = "fp32", deterministic: bool = False, processes: Processes | None = None) -> None:
+        self.processes = processes or Processes()
+        self.device, self.autocast_dtype = torch.device(self.processes.device(device)), PRECISIONS[precision]
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; torch asks for it
             torch.use_deterministic_algorithms(True)
@@ -54,8 +56,13 @@ class Engine:
             torch.mps.synchronize()
 
     def update(self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
-        """Clip the gathered gradients, step, clear. Returns the gradient norm; raises DivergedError before the step if it is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(list(parameters), max_norm).item()
+        """Average the gradients over processes, clip, step, clear.
+
+        Returns the gradient norm, the same in all processes; raises DivergedError before the step if it is not finite.
+        """
+        learning = list(parameters)
+        self.processes.average_gradients(learning)
+        norm = torch.nn.utils.clip_grad_norm_(learning, max_norm).item()
         if not norm < float("inf"):
             optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"the gradient norm is {norm}")

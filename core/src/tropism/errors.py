@@ -41,6 +41,14 @@ class DivergedError(TropismError):
     """A loss that is not finite."""
 
 
+class ProcessError(TropismError):
+    """A process of a run that cannot take its place, or that has lost the others."""
+
+
+class ElsewhereError(TropismError):
+    """A fault that the main process tells; this process only has to end."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)``, or nothing where no known name is near."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

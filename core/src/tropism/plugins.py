@@ -74,6 +74,13 @@ def manager(files: Iterable[Path] = ()) -> tuple[pluggy.PluginManager, Catalog]:
     return plugins, catalog
 
 
+def silent() -> pluggy.PluginManager:
+    """A manager without plugins: whom the events of a run's other processes go to, as its trackers listen to the main one alone."""
+    plugins = pluggy.PluginManager(GROUP)
+    plugins.add_hookspecs(hookspecs)
+    return plugins
+
+
 def load_file(path: Path) -> ModuleType:
     """Import a single-file plugin (``--plugin my_reward.py``) so that entries may point to its module name."""
     if not path.is_file():

@@ -52,7 +52,7 @@ def tree_cat(trees: Sequence[Tree], within: str = "") -> Tree:
     """
     joined: Tree = {}
     for key, first in trees[0].items():
-        values = _padded([tree[key] for tree in trees]) if key == "padded" else [tree[key] for tree in trees]
+        values: list[Any] = _padded([tree[key] for tree in trees]) if key == "padded" else [tree[key] for tree in trees]
         if isinstance(first, dict):
             joined[key] = tree_cat(values, f"{within}{key}.")
             continue
@@ -103,6 +103,12 @@ class Condition:
             seed=self.seed[here],
             group=self.group[here],
         )
+
+    def pick(self, rows: Sequence[int]) -> Condition:
+        """Samples by their places, in that order."""
+        index = torch.tensor(list(rows), dtype=torch.long)
+        cut = tree_map(lambda t: t[index.to(t.device)], self.encoded)
+        return Condition(items=[self.items[row] for row in rows], encoded=cut, seed=self.seed[index], group=self.group[index])
 
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import tropism
-from tropism.errors import PluginError, TropismError, nearest
+from tropism.errors import ElsewhereError, PluginError, TropismError, nearest
 
 COMMANDS = ("ls", "show", "cp", "check", "run", "resume", "sample", "eval", "report", "compare", "doctor", "plugins", "schema")
 
@@ -45,6 +45,8 @@ class LazyGroup(click.Group):
         """Run a command. A TropismError is a message and exit status 1 (``--debug``: with its stack trace); Ctrl-C is 130."""
         try:
             return super().invoke(ctx)
+        except ElsewhereError:
+            ctx.exit(1)
         except TropismError as error:
             if ctx.params["debug"]:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def echo_results(rows: Iterable[Result]) -> None:
 
 
 def finish(folder: Path, status: str) -> None:
-    """Print how a run ended. Exit status 130 for one that was interrupted."""
+    """Print how a run ended. Exit status 130 for one that was interrupted. Of several processes only the main one has anything to say."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     run = read(folder)
     click.echo()
     echo_results(results(run))

@@ -1,0 +1,71 @@
+"""Samples of a run by number: their conditions and seeds, their batches, and the scored and measured samples of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from tropism.diffusion.noise import sample_seed
+from tropism.diffusion.rollout import collect
+from tropism.diffusion.samplers import Sampler
+from tropism.evaluate import Estimate, measure
+from tropism.rewards.slices import raw_scores
+from tropism.spread import brought_together, own_batches
+from tropism.types import Condition, Item, Rollout
+
+if TYPE_CHECKING:
+    from tropism.run import Run
+
+EVALUATION_SEED = 2**31  # beyond the seeds a recipe may have, so that evaluation samples share no noise with training
+
+
+def condition(items: list[Item], seed: int, first: int, group: int) -> Condition:
+    """Conditions, not yet encoded, for samples number first, first + 1, ... of the stream of samples of a seed."""
+    seeds = torch.tensor([sample_seed(seed, first + index) for index in range(len(items))])
+    return Condition(items=items, encoded={}, seed=seeds, group=torch.arange(first, first + len(items)) // group)
+
+
+def encoded(run: Run, cond: Condition) -> Condition:
+    return replace(cond, encoded=run.conditions.encode(cond.items))
+
+
+def batch(run: Run, cond: Condition, sampler: Sampler, steps: int, kept: range, elsewhere: Sampler | None = None) -> Rollout:
+    """One batch of encoded conditions, with the steps ``kept`` of its trajectory.
+
+    Its media are on the CPU: those of a whole rollout may be more than the device has room for.
+    """
+    with run.engine.precision():
+        rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means)
+        with torch.no_grad():
+            rollout.media = {kind: media.cpu() for kind, media in run.policy.decode(rollout.x0).items()}
+    return rollout
+
+
+def evaluation(run: Run) -> Rollout:
+    """The evaluation's samples, scored."""
+    part = run.recipe.evaluate
+    items = [item for item in run.heldout_items[: part.prompts] for _ in range(part.per_prompt)]
+    return scored(run, condition(items, EVALUATION_SEED, 0, part.per_prompt))
+
+
+def scored(run: Run, cond: Condition) -> Rollout:
+    """Samples, without trajectories, made as the evaluation makes them, scored raw by the trained and the watched rewards.
+
+    Of several processes each makes its batches, and the main one gets all samples.
+    """
+    size, steps, parts = run.recipe.rollout.batch, run.recipe.evaluate.steps or run.recipe.rollout.steps, []
+    shares = [own_batches(len(cond), size, rank, run.processes.size) for rank in range(run.processes.size)]
+    for rows in shares[run.processes.rank][0]:
+        parts.append(batch(run, encoded(run, cond.pick(rows)), run.evaluation_sampler, steps, range(0)))
+        run.progress.advance(len(rows) * run.processes.size)
+    samples = Rollout.cat(parts)
+    samples.scores = raw_scores(run.rewards, samples, size, run.engine.device)
+    return brought_together(cond, samples, [places for _, places in shares], run.processes)
+
+
+def measured(run: Run, samples: Rollout, base: Rollout) -> dict[str, Estimate]:
+    """All estimates of an evaluation, made by the main process."""
+    values = run.processes.from_main(lambda: {name: e.as_list() for name, e in measure(samples, base, run.evaluators).items()})
+    return {name: Estimate(*three) for name, three in values.items()}
