@@ -34,6 +34,7 @@ LAYERS = [
     {"runfolder", "state", "sampling"},
     {"run"},
     {"api"},
+    {"exports"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,7 +14,13 @@ from tropism.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 
-_LAZY = {"capture": "tropism.policies.pipeline", "run": "tropism.api", "Rollout": "tropism.types", "Condition": "tropism.types"}
+_LAZY = {
+    "capture": "tropism.policies.pipeline",
+    "run": "tropism.api",
+    "export": "tropism.exports",
+    "Rollout": "tropism.types",
+    "Condition": "tropism.types",
+}
 
 __all__ = ["Entry", "TropismError", "__version__", "hookimpl", *_LAZY]
 

@@ -10,7 +10,10 @@ import click
 import tropism
 from tropism.errors import ElsewhereError, PluginError, TropismError, nearest
 
-COMMANDS = ("ls", "show", "cp", "check", "run", "resume", "sample", "eval", "report", "compare", "doctor", "plugins", "schema")
+COMMANDS = (
+    *("ls", "show", "cp", "check", "run", "resume", "sample", "eval", "report", "compare", "export", "push"),
+    *("doctor", "plugins", "schema"),
+)
 
 
 class LazyGroup(click.Group):
