@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tropism.diffusion.flow_samplers import FlowSde
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.optimizers.awm import Awm
 from tropism.optimizers.direct import Direct
@@ -33,6 +34,16 @@ class TestToyWithConsistency(TestToyWithDdim):
     @pytest.fixture
     def sampler(self):
         return Consistency()
+
+
+class TestToyFlowWithSde(TestToyWithDdim):
+    @pytest.fixture
+    def policy(self):
+        return ToyPolicy(parametrization="flow")
+
+    @pytest.fixture
+    def sampler(self):
+        return FlowSde()
 
 
 class TestStableDiffusion(PolicyContract):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tropism.diffusion.flow_samplers import Cps, DanceSde, FlowSde
 from tropism.diffusion.noise import Draw
 from tropism.diffusion.rollout import collect, replay
 from tropism.diffusion.samplers import DDIM, Consistency
@@ -21,8 +22,8 @@ ITEMS = [{"prompt": text} for text in ("a red apple", "a dog", "the sea", "a red
 CPU = torch.device("cpu")
 
 
-def toy():
-    policy = ToyPolicy()
+def toy(parametrization="epsilon"):
+    policy = ToyPolicy(parametrization=parametrization)
     torch.nn.init.normal_(policy.network.layers[-1].weight, std=0.1)
     return policy
 
@@ -30,6 +31,11 @@ def toy():
 CASES = {
     "toy ddim": (toy, DDIM(1.0)),
     "toy consistency": (toy, Consistency()),
+    "toy flow, flow-sde": (lambda: toy("flow"), FlowSde()),
+    "toy flow, cps": (lambda: toy("flow"), Cps()),
+    "toy flow, ddim": (lambda: toy("flow"), DDIM(1.0)),
+    "stable diffusion, flow-sde": (lambda: capture(tiny.stable_diffusion(), guidance_scale=5.0), FlowSde()),
+    "stable diffusion, dance-sde": (lambda: capture(tiny.stable_diffusion(), guidance_scale=5.0), DanceSde()),
     "stable diffusion": (lambda: capture(tiny.stable_diffusion(), guidance_scale=5.0), DDIM(1.0)),
     "stable diffusion v": (lambda: capture(tiny.stable_diffusion(prediction_type="v_prediction"), guidance_scale=3.0), DDIM(0.7)),
     "latent consistency": (lambda: capture(tiny.latent_consistency(), guidance_scale=8.0), Consistency()),

@@ -137,12 +137,13 @@ class PolicyContract:
             for parameter in frozen:
                 parameter.requires_grad_(False)
 
-    def test_schedule_preserves_variance(self, policy: Policy, sampler: Sampler, steps: int) -> None:
+    def test_levels_lie_on_the_path_of_a_diffusion_or_of_a_flow(self, policy: Policy, sampler: Sampler, steps: int) -> None:
         levels = sampler.levels(policy.schedule, steps)
         assert policy.schedule.parametrization in PARAMETRIZATIONS
         assert len(levels) == steps + 1
         assert (levels.sigma.diff() < 0).all(), "noise must fall from step to step"
-        torch.testing.assert_close(levels.alpha**2 + levels.sigma**2, torch.ones(steps + 1))
+        kept = levels.alpha + levels.sigma if policy.schedule.parametrization == "flow" else levels.alpha**2 + levels.sigma**2
+        torch.testing.assert_close(kept, torch.ones(steps + 1))
 
 
 class RewardContract:
