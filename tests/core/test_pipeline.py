@@ -8,11 +8,13 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from tests import tiny
+from tests.conformance.families import FAMILIES
 from tropism.diffusion.rollout import collect, replay
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.errors import CaptureRefused, PolicyError
 from tropism.policies.cache import Conditions
 from tropism.policies.pipeline import capture, from_folder
+from tropism.recipe import Part
 from tropism.testing import condition
 from tropism.types import Level
 
@@ -210,3 +212,14 @@ def test_in_bfloat16_the_ratio_is_exact_in_the_rollouts_batch_and_recorded_elsew
     record_property("bf16_ratio_error_of_another_batch", error)
     print(f"bf16 ratio error in another batch shape: {error:.2g}")
     assert error < 0.05
+
+
+def test_a_recipe_says_from_where_a_pipeline_comes():
+    assert Part.model_validate({"use": "pipeline", "from": "folder"}).arguments == {"source": "folder"}
+
+
+def test_parts_that_a_folder_was_saved_without_need_no_mention(tmp_path):
+    pipe = FAMILIES["sd3"].build()
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path)
+    assert from_folder(str(tmp_path), {**FAMILIES["sd3"].call, "max_sequence_length": 4}).replay_error < 1e-3

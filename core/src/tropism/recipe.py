@@ -42,7 +42,8 @@ class Part(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        """What the part is made with; ``from`` reads well in a recipe but is a keyword in Python, where it is ``source``."""
+        return {"source" if name == "from" else name: value for name, value in (self.model_extra or {}).items()}
 
 
 class RewardPart(Part):
@@ -84,6 +85,9 @@ class Train(Strict):
     max_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = Field(
+        False, description="keep fewer activations and compute them again in the backward pass: less memory, a third slower"
+    )
     deterministic: bool = Field(False, description="exact repetition also on CUDA, by slower kernels; on the CPU it is always exact")
 
 

@@ -9,6 +9,7 @@ equal what the pipeline computed, or the pipeline is refused with the reason.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,13 @@ class PipelinePolicy:
         return made if self.clip is None else made.clamp(-self.clip, self.clip)
 
 
+def _absent(source: str) -> dict[str, None]:
+    """The parts that a folder was saved without (SD3 without T5): diffusers wants to be told of them again."""
+    index = Path(source) / "model_index.json"
+    parts = json.loads(index.read_text()) if index.is_file() else {}
+    return {name: None for name, value in parts.items() if value == [None, None]}
+
+
 def _shape(call: Call, name: str) -> str:
     value = call.arguments.get(name)
     return str(list(value.shape[1:])) if isinstance(value, torch.Tensor) else type(value).__name__
@@ -181,7 +189,7 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
     shown = not logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for five small files only hides what matters
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **_absent(source))
     except (OSError, ValueError) as error:
         kind = "folder" if os.sep in source or Path(source).exists() else "hub name or folder"
         found = sorted(p.name for p in Path(source).iterdir()) if Path(source).is_dir() else "nothing"
