@@ -206,6 +206,34 @@ def test_run_writes_a_summary_and_prints_it(finished: tuple[Path, Result]) -> No
     assert (folder / "report.html").is_file()
 
 
+GUARDED = """\
+from tropism import Entry, hookimpl
+
+def down(points):
+    return 10 - points[:, 0]
+
+@hookimpl
+def register_rewards():
+    return [Entry("mine/down", "guarded_reward:down", "")]
+"""
+
+
+def test_a_guarded_run_says_which_weights_it_kept(tmp_path: Path) -> None:
+    (tmp_path / "guarded_reward.py").write_text(GUARDED)
+    watched = ("evaluate.rewards=[{use: mine/down}]", "guard={metric: mine/down, keep: 0.999}", "train.lr=1e-2", "evaluate.per_prompt=64")
+    changed = (*TINY[:3], "train.iterations=60", *watched)
+    result = tropism("run", "toy/ddpo", *changed, "--out", tmp_path / "run", "--plugin", tmp_path / "guarded_reward.py")
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert result.exit_code == 0 and summary["status"] == "guarded" and summary["kept_step"] < summary["iterations"]
+    assert f"guarded; the weights are those of iteration {summary['kept_step']}\n" in result.output
+
+
+def test_several_processes_within_one_of_several_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = tropism("run", "toy/ddpo", "rollout.batch=256", "--nproc", "2", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "already one of several" in result.stderr
+
+
 def test_run_refuses_a_folder_that_holds_a_run(finished: tuple[Path, Result]) -> None:
     folder, _ = finished
     before = contents(folder)

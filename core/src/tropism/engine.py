@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tropism.errors import DivergedError
+from tropism.errors import DivergedError, PolicyError
 from tropism.processes import Processes
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -47,6 +47,16 @@ class Engine:
         move = getattr(part, "to", None)
         if move is not None:
             move(self.device)
+
+    def checkpoint(self, network: torch.nn.Module) -> None:
+        """Let a network keep fewer activations and compute them again in the backward pass. Raises PolicyError where it cannot."""
+        enable = getattr(network, "enable_gradient_checkpointing", None)
+        try:
+            if enable is None:
+                raise ValueError("it has no enable_gradient_checkpointing, as diffusers' networks have")
+            enable()
+        except ValueError as error:
+            raise PolicyError(f"train.checkpointing: {type(network).__name__} cannot: {error}; leave it out for this policy") from error
 
     def synchronize(self) -> None:
         """Wait for all work that was given to the device; on the CPU there is none to wait for."""

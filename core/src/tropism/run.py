@@ -64,6 +64,8 @@ class Run:
         self.policy = assemble.make(catalog, "policies", recipe.policy)
         self.engine.place(self.policy)
         network = self.policy.trainable().to(self.engine.device)
+        if recipe.train.checkpointing:
+            self.engine.checkpoint(network)
         adapter = recipe.adapter
         lora = Lora(adapter.rank, adapter.alpha, adapter.targets) if adapter.kind == "lora" else None
         self.trainable = Trainable(network, lora, adapter.ema)
