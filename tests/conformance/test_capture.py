@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import StableDiffusionPAGPipeline
 
 from tests.conformance import conform
 from tests.conformance.families import FAMILIES
@@ -115,3 +116,19 @@ def test_two_networks_share_the_time_at_their_boundary():
             cut = tree_map(lambda t, row=row: t[row : row + 1], cond)
             alone = policy.predict(x[row : row + 1], mixed[row : row + 1], cut)
             torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adaptive", [0.0, 0.002])
+def test_attention_that_a_pipeline_has_only_while_it_runs_is_used_and_put_back(adaptive):
+    pipe = StableDiffusionPAGPipeline.from_pipe(FAMILIES["stable-diffusion-2-v"].build(), pag_applied_layers=["mid"])
+    pipe.set_progress_bar_config(disable=True)
+    before = dict(pipe.unet.attn_processors)
+    call = {**FAMILIES["stable-diffusion-2-v"].call, "guidance_scale": 4.0, "pag_scale": 3.0, "pag_adaptive_scale": adaptive}
+    policy = conform.capture(pipe, **call)
+    assert policy.replay_error < 1e-3
+    assert len(policy.phases[0].rules) == 1 and policy.phases[0].rules[0].copies == 3
+    if not adaptive:
+        assert policy.phases[0].guidance.weights.tolist() == pytest.approx([-3, 7, -3], abs=1e-3)
+    else:
+        assert policy.phases[0].guidance.times is not None, "the scale changes with the time"
+    assert all(pipe.unet.attn_processors[name] is processor for name, processor in before.items())

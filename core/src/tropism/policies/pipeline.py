@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from tropism.diffusion.noise import Draw
-from tropism.errors import CaptureRefused, PolicyError
+from tropism.errors import CaptureRefused, PolicyError, TropismError
 from tropism.policies import grid
 from tropism.policies.call import PipelineCall
 from tropism.policies.record import Call, Watch
@@ -181,7 +181,12 @@ def capture(pipe: Any, **call: Any) -> PipelinePolicy:
     """
     if not hasattr(pipe, "scheduler") or not hasattr(pipe, "components"):
         raise CaptureRefused(f"{type(pipe).__name__} is no diffusers pipeline with a scheduler of its own")
-    return PipelinePolicy(pipe, call)
+    try:
+        return PipelinePolicy(pipe, call)
+    except TropismError:
+        raise
+    except Exception as error:  # whatever a pipeline raises when it is run in a way that it was not made for
+        raise CaptureRefused(f"{type(pipe).__name__} cannot be followed: {type(error).__name__}: {error}") from error
 
 
 def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "float32") -> PipelinePolicy:

@@ -29,6 +29,7 @@ class Call:
     module: str
     arguments: Arguments
     output: Any
+    processors: dict[str, Any] = field(default_factory=dict)  # the module's attention processors, by name
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Watch:
         own = {name: vars(module).get("forward") for name, module in modules.items()}
         told: dict[str, int] = {}
         for name, module in modules.items():
-            module.forward = self._spy(name, module.forward, recording, told, replay)
+            module.forward = self._spy(name, module, recording, told, replay)
         pipe.scheduler = _watched(recording, self.ending)
         pipe.set_progress_bar_config(disable=True)
         try:
@@ -100,7 +101,8 @@ class Watch:
                 else:
                     vars(module)["forward"] = own[name]
 
-    def _spy(self, name: str, forward: Callable[..., Any], recording: Recording, told: dict[str, int], replay: bool) -> Callable[..., Any]:
+    def _spy(self, name: str, module: torch.nn.Module, recording: Recording, told: dict[str, int], replay: bool) -> Callable[..., Any]:
+        forward = module.forward
         signature = inspect.signature(forward)
 
         @functools.wraps(forward)
@@ -116,7 +118,7 @@ class Watch:
                 output = forward(*args, **kwargs)
                 if before and self.memory is not None and not replay:
                     self.memory.setdefault(name, []).append(output)
-            recording.pending.append(Call(name, detached(arguments), detached(output)))
+            recording.pending.append(Call(name, detached(arguments), detached(output), dict(getattr(module, "attn_processors", {}))))
             return output
 
         return spy

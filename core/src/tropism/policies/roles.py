@@ -74,6 +74,7 @@ class CallRule:
     slices: tuple[tuple[int, int, int], ...] = ()
     squeezed: int | None = None
     helps: bool = False
+    processors: Mapping[str, Any] = field(default_factory=dict)  # attention that the pipeline has only while it runs (PAG)
     varying: frozenset[str] = field(default_factory=frozenset)  # conditions whose length differs from item to item
 
     def conditions_of(self, call: Call, batch: int) -> Tree:
