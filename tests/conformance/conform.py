@@ -23,7 +23,6 @@ LAYERS = torch.nn.Linear | torch.nn.Conv2d
 REFUSED = {
     "sd-inpaint-blend": "changes the state between its steps",
     "sana-sprint": "the noise levels of SCMScheduler are not known",
-    "ltx-i2v": "no argument of transformer is the noised sample",
     "ltx-condition": "moves its state in another way",
     "ltx-condition-i2v": "moves its state in another way",
     "cosmos-2": "scales its state by",

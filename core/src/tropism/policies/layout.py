@@ -45,43 +45,48 @@ class Place:
 class Order:
     """How the network arranges the values of a state that its scheduler keeps in another shape (frames in the batch, packed tokens).
 
-    shape: [...] of one sample as the network has it. index: [n] where each of its values stands in the scheduler's.
+    shape: [...] of one sample as the network has it. free: bool [n], its values that are the state's; the others are part of the
+    condition (the first frame of an image-to-video model). index: where each free value stands in the scheduler's.
     """
 
     shape: tuple[int, ...]
+    free: torch.Tensor
     index: torch.Tensor
 
     def network(self, x: torch.Tensor, batch: int) -> torch.Tensor:
-        """The scheduler's shape -> [B, ...] as the network has it."""
-        return x.reshape(batch, -1)[:, self.index.to(x.device)].reshape(batch, *self.shape)
+        """The scheduler's shape -> [B, ...] as the network has it, with zeros where the values are not the state's."""
+        flat = x.reshape(batch, -1)
+        whole = flat.new_zeros(batch, len(self.free))
+        whole[:, self.free.to(x.device)] = flat[:, self.index.to(x.device)]
+        return whole.reshape(batch, *self.shape)
 
     def scheduler(self, x: torch.Tensor, like: torch.Size) -> torch.Tensor:
         """The inverse, for a scheduler that keeps ``like`` for one sample."""
-        flat = x.reshape(len(x), -1)[:, self.index.argsort().to(x.device)]
+        flat = x.reshape(len(x), -1)[:, self.free.to(x.device)][:, self.index.argsort().to(x.device)]
         return flat.reshape(len(x) * like[0], *like[1:])
+
+    def only_state(self, part: torch.Tensor) -> torch.Tensor:
+        """A prediction [B, ...] with zeros where the values are not the state's."""
+        return part * self.free.reshape(self.shape).to(part) if not bool(self.free.all()) else part
 
 
 def order(values: Sequence[Any], states: Sequence[torch.Tensor], batch: int) -> Order | None:
     """How an argument arranges the states' values, if it holds all of them in another order, once or stacked; else None."""
-    wholes = [rows_of(value) for value in values]
-    if any(whole is None or not whole.is_floating_point() or whole.numel() % states[0].numel() for whole in wholes) or len(wholes) < 2:
+    wholes = [whole for value in values if (whole := rows_of(value)) is not None and whole.is_floating_point()]
+    if len(wholes) < max(2, len(values)) or any(whole.shape != wholes[0].shape or len(whole) % batch for whole in wholes):
         return None
-    rows = [whole[:batch].reshape(batch, -1).double() for whole in wholes if whole is not None]
-    flat = [state.reshape(batch, -1).double() for state in states]
-    if rows[0].shape != flat[0].shape:
+    rows = torch.stack([whole[:batch].reshape(batch, -1).double().cpu() for whole in wholes])  # [records, B, n]
+    flat = torch.stack([state.reshape(batch, -1).double().cpu() for state in states])
+    free = torch.ones(rows.shape[2], dtype=torch.bool)
+    if rows.shape[2] > flat.shape[2]:
+        free = (rows != rows[:1]).any(0).any(0)
+    if int(free.sum()) != flat.shape[2]:
         return None
-    # Two steps together, so that equal values in one do not make the order ambiguous.
-    first = torch.empty(flat[0].shape[1], dtype=torch.long)
-    first[rows[0][0].argsort().cpu()] = flat[0][0].argsort().cpu()
-    shape = tuple(wholes[0].shape[1:])  # type: ignore[union-attr]
-    found = Order(shape, first)
-    if torch.equal(first, torch.arange(len(first))):
-        return found if shape != tuple(states[0].shape[1:]) else None
-    for row, state in zip(rows, flat, strict=True):
-        made = state[:, first.to(state.device)]
-        if _factor(row, made) is None:
-            return None
-    return found
+    index = torch.empty(flat.shape[2], dtype=torch.long)
+    index[rows[0, 0, free].argsort()] = flat[0, 0].argsort()
+    if any(_factor(row[:, free], state[:, index]) is None for row, state in zip(rows, flat, strict=True)):
+        return None
+    return Order(tuple(wholes[0].shape[1:]), free, index)
 
 
 @dataclass(frozen=True)

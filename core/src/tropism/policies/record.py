@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -55,11 +55,10 @@ class Recording:
     steps: list[StepRecord] = field(default_factory=list)
     pending: list[Call] = field(default_factory=list)
 
-    def denoising(self) -> list[StepRecord]:
-        """The steps with only the modules that are called again after the first step: encoders, called before the loop, drop out."""
-        recurring = {call.module for record in self.steps[1:] for call in record.calls} or {
-            call.module for record in self.steps for call in record.calls
-        }
+    def denoising(self, known: Collection[str] = ()) -> list[StepRecord]:
+        """The steps with only the ``known`` modules, or else with those that are called again after the first step: encoders, called
+        before the loop, drop out."""
+        recurring = known or {call.module for record in self.steps[1:] for call in record.calls}
         for record in self.steps:
             record.calls = [call for call in record.calls if call.module in recurring]
         return self.steps

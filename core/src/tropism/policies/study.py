@@ -32,6 +32,7 @@ class Phase:
     rules: list[roles.CallRule]
     guidance: guidance.Guidance
     signature: Signature
+    order: layout.Order | None = None
 
     def run(self, pipe: Any, x: torch.Tensor, t: torch.Tensor, conditions: Sequence[Tree]) -> torch.Tensor:
         """The prediction [B, ...] float32 for states x [B, ...] at times t [B]; ``conditions``: one tree for each call."""
@@ -44,8 +45,9 @@ class Phase:
         return self.guidance.combine(self.parts(outputs), t)
 
     def parts(self, outputs: Sequence[Any]) -> list[torch.Tensor]:
-        """The guidance copies in the outputs of a step's calls."""
-        return [part for rule, output in zip(self.rules, outputs, strict=True) for part in rule.parts(output)]
+        """The guidance copies in the outputs of a step's calls, zero where the network's input is not the state."""
+        found = [part for rule, output in zip(self.rules, outputs, strict=True) for part in rule.parts(output)]
+        return found if self.order is None else [self.order.only_state(part) for part in found]
 
 
 class Study:
@@ -83,7 +85,7 @@ class Study:
         """A run of the pipeline's loop that costs no network, its phases remembered."""
         with torch.no_grad():
             seen = self.call.watched(Watch(self.answers), items, steps)
-        records = seen.denoising()
+        records = seen.denoising(self.answers)
         self.remember(records)
         return seen, records
 
@@ -166,7 +168,7 @@ class Study:
         """The same steps for one item only (another one where the pipeline takes one at a time), the networks answered for."""
         other = self.call.probes()[1:] if self.call.single else self.items[:1]
         with torch.no_grad():
-            found = self.call.watched(Watch(self.answers), other, count).denoising()
+            found = self.call.watched(Watch(self.answers), other, count).denoising(self.answers)
         return found if len(found) == count else []
 
     def _depends_on_neighbours(self, records: Sequence[StepRecord], alone: Sequence[StepRecord]) -> bool:
@@ -195,17 +197,17 @@ class Study:
         dtype = next(getattr(self.pipe, rules[0].module).parameters()).dtype
         reasons: list[CaptureRefused] = []
         for choice in itertools.product(*options):
-            parts = [[p for rule, c in zip(choice, record.calls, strict=True) for p in rule.parts(c.output)] for record in records]
+            phase = Phase(list(choice), guidance.Guidance(torch.ones(1)), signature, self.order)
+            parts = [phase.parts([call.output for call in record.calls]) for record in records]
             limit = max(guidance.TOLERANCE, 16 * torch.finfo(dtype).eps)
             try:
                 learned = guidance.learn(parts[:-1], targets[:-1], [record.t for record in records[:-1]], limit)
             except CaptureRefused as reason:
                 reasons.append(reason)
                 continue
-            phase = Phase(list(choice), learned, signature)
+            phase.guidance = learned
             if learned.times is not None:  # weights by time are looked up, so the kept step has to be among them
-                everything = guidance.learn(parts, targets, [record.t for record in records], limit)
-                phase = Phase(list(choice), everything, signature)
+                phase.guidance = guidance.learn(parts, targets, [record.t for record in records], limit)
             found = self._replay(phase, records[-1], states[-1], targets[-1])
             if not found < guidance.tolerance(learned.weights, dtype):
                 raise CaptureRefused(
