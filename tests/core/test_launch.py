@@ -67,7 +67,7 @@ def test_when_one_fails_the_others_are_ended_and_it_is_named(program):
 def test_one_that_was_killed_is_told_so(program):
     program("os.kill(os.getpid(), signal.SIGKILL) if rank == '0' else None")
     status, said = launch.launch(["resume"], 2)
-    assert status == signal.SIGKILL and "process 0 of 2 was killed by signal 9 (out of memory?)" in said
+    assert status == 128 + signal.SIGKILL and "process 0 of 2 was killed by signal 9 (out of memory?)" in said
 
 
 def test_ctrl_c_reaches_each_once_and_their_polite_end_is_waited_for(program):

@@ -17,7 +17,8 @@ LAUNCHER = "TROPISM_LAUNCHER"  # in the environment of a process: the process th
 
 
 def launch(arguments: Sequence[str], count: int) -> tuple[int, str]:
-    """Run ``tropism ARGUMENTS`` in ``count`` processes. Returns the exit status, and what to say where one of them has failed.
+    """Run ``tropism ARGUMENTS`` in ``count`` processes. Returns the exit status (128 + n after signal n), and what to say where
+    one of them has failed.
 
     They are in sessions of their own, so Ctrl-C reaches only this process, which hands it on once to each of them.
     """
@@ -38,7 +39,8 @@ def launch(arguments: Sequence[str], count: int) -> tuple[int, str]:
     if status == 130:  # stopped as asked
         return status, ""
     how = f"was killed by signal {-status}" + (" (out of memory?)" if status == -signal.SIGKILL else "") if status < 0 else "failed"
-    return abs(status), f"process {failed} of {count} {how}, and the others were ended; what is written above says more"
+    said = f"process {failed} of {count} {how}, and the others were ended; what is written above says more"
+    return 128 - status if status < 0 else status, said
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
