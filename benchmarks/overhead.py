@@ -28,9 +28,9 @@ from stopwatch import Clock, Watch, first
 
 from tropism import api
 from tropism.errors import RecipeError
+from tropism.loop import Run
 from tropism.progress import Progress
 from tropism.recipe import Evaluate, Recipe
-from tropism.run import Run
 
 RECIPES = ("image/rlcm-compress", "image/ddpo-compress")
 GOAL = 1.05

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tropism.run import Run
+from tropism.loop import Run
 
 
 class Clock:

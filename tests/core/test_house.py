@@ -32,7 +32,7 @@ LAYERS = [
     {"toy", "evaluate", "gallery", "guard", "spread", "report"},
     {"assemble", "testing"},
     {"runfolder", "state", "sampling"},
-    {"run"},
+    {"loop"},
     {"api"},
     {"exports"},
     {"cli"},
@@ -134,7 +134,7 @@ def test_an_optimizer_knows_no_modality_and_a_modality_no_optimizer():
             assert not {name for name in everything if name.startswith(("tropism.policies", "tropism.toy", "tropism.rewards"))}, module
     for path in (ROOT / "plugins").rglob("src/**/*.py"):
         everything = imports(path, ast.walk(ast.parse(path.read_text())))
-        assert not {name for name in everything if name.startswith(("tropism.optimizers", "tropism.run"))}, path
+        assert not {name for name in everything if name.startswith(("tropism.optimizers", "tropism.loop"))}, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -204,8 +204,14 @@ def test_every_file_says_what_it_is_and_nothing_about_this_machine(path):
 
 def test_the_rules_can_fail(tmp_path):
     file = tmp_path / "bad.py"
-    file.write_text("from tropism.cli import main\ndef f():\n    import tropism.api\nif TYPE_CHECKING:\n    import tropism.run\n")
+    file.write_text("from tropism.cli import main\ndef f():\n    import tropism.api\nif TYPE_CHECKING:\n    import tropism.loop\n")
     assert imports(file) == {"tropism.cli"}
-    assert layer("tropism.cli.ls") > layer("tropism.run") > layer("tropism.diffusion.rollout") > layer("tropism.diffusion.noise")
+    assert layer("tropism.cli.ls") > layer("tropism.loop") > layer("tropism.diffusion.rollout") > layer("tropism.diffusion.noise")
     with pytest.raises(AssertionError, match="in no layer"):
         layer("tropism.somewhere")
+
+
+def test_the_public_names_stay_functions_when_modules_of_the_core_are_imported():
+    """A submodule takes the place of a public name that it shares; none may."""
+    for name in tropism.__all__:
+        assert not (CORE / f"{name}.py").exists() and not (CORE / name).is_dir(), f"tropism.{name} is also a module"

@@ -128,7 +128,7 @@ def test_a_network_that_remembers_its_calls_is_refused(monkeypatch):
         return original(x) * (1 + 0.1 * len(calls))
 
     monkeypatch.setattr(pipe.unet.conv_out, "forward", forgetful)
-    with pytest.raises(CaptureRefused, match="relative error|by a known rule"):
+    with pytest.raises(CaptureRefused, match=r"relative error|by a known rule"):
         capture(pipe, guidance_scale=4.0)
 
 

@@ -21,10 +21,10 @@ from rich.console import Console
 
 from tropism import api, checkpoint, launch, plugins
 from tropism.errors import ElsewhereError, ProcessError, RecipeError, RewardError
+from tropism.loop import Run
 from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
-from tropism.run import Run
 from tropism.spread import merged, own_batches, own_samples, refuse_uneven
 
 RECIPE = """\

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tropism.evaluate import Estimate
+    from tropism.loop import Run
     from tropism.processes import Processes
-    from tropism.run import Run
     from tropism.types import Item, Rollout
 
 SAMPLING_SEED = 2**32  # beyond the seeds of recipes and EVALUATION_SEED
@@ -173,8 +173,8 @@ def _model(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
     """A Run that is only sampled from: without trackers and, as it neither logs nor saves, without a folder of its own."""
     from rich.console import Console
 
+    from tropism.loop import Run
     from tropism.progress import Progress
-    from tropism.run import Run
 
     return Run(recipe.model_copy(update={"track": ()}), Path(), *loaded(plugin_files), Progress(Console(quiet=True)))
 
@@ -214,8 +214,8 @@ def _execute(folder: Path, manager: pluggy.PluginManager, catalog: plugins.Catal
     from rich.console import Console
 
     from tropism import report, runfolder, state
+    from tropism.loop import Run
     from tropism.progress import Progress
-    from tropism.run import Run
 
     recipe, _ = runfolder.open_run(folder)
     if not processes.main:

@@ -12,7 +12,7 @@ from tropism.errors import TropismError
 from tropism.types import Rollout, label
 
 if TYPE_CHECKING:
-    from tropism.run import Run
+    from tropism.loop import Run
 
 
 def save_samples(run: Run, samples: Rollout, prompts: int) -> Path:

@@ -24,7 +24,7 @@ from tropism.entry import Entry
 if TYPE_CHECKING:
     import click
 
-    from tropism.run import Run
+    from tropism.loop import Run
     from tropism.types import Rollout
 
 spec = pluggy.HookspecMarker("tropism")

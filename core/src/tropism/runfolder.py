@@ -21,7 +21,7 @@ from tropism.errors import RecipeError
 from tropism.recipe import Recipe, read
 
 if TYPE_CHECKING:
-    from tropism.run import Run
+    from tropism.loop import Run
 
 
 def create(root: Path, recipe: Recipe, plugin_files: tuple[Path, ...] = ()) -> Path:

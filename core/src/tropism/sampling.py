@@ -16,7 +16,7 @@ from tropism.spread import brought_together, own_batches
 from tropism.types import Condition, Item, Rollout
 
 if TYPE_CHECKING:
-    from tropism.run import Run
+    from tropism.loop import Run
 
 EVALUATION_SEED = 2**31  # beyond the seeds a recipe may have, so that evaluation samples share no noise with training
 

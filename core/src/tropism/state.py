@@ -13,7 +13,7 @@ from tropism import checkpoint
 from tropism.errors import CheckpointError, TropismError
 
 if TYPE_CHECKING:
-    from tropism.run import Run
+    from tropism.loop import Run
 
 
 def of(run: Run) -> dict[str, Any]:

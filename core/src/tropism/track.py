@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tropism.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from tropism.run import Run
+    from tropism.loop import Run
 
 
 class Metrics:

@@ -13,11 +13,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tropism import api, assemble, checkpoint, runfolder
 from tropism.exports import ExportError
+from tropism.loop import Run
 from tropism.plugins import Catalog
 from tropism.policies.adapters import Lora
 from tropism.policy import Policy
 from tropism.recipe import Recipe
-from tropism.run import Run
 
 Weights = dict[str, torch.Tensor]
 

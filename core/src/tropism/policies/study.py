@@ -7,18 +7,18 @@ in which it calls the same modules in the same way is a phase and is learned by 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tropism.diffusion.schedules import like, split
 from tropism.errors import CaptureRefused, PolicyError
-from tropism.policies import grid, guidance, layout, roles
+from tropism.policies import attention, grid, guidance, layout, roles
 from tropism.policies.call import PipelineCall
-from tropism.policies.record import Call, Recording, StepRecord, Watch, rows, tensors_of
+from tropism.policies.record import Recording, StepRecord, Watch, rows, tensors_of
 from tropism.types import Level, Tree
 
 PROBE_STEPS = (4, 8, 16, 32)  # more where a pipeline changes its ways in between and each way has to be seen three times
@@ -40,7 +40,7 @@ class Phase:
         for rule, cond in zip(self.rules, conditions, strict=True):
             network = getattr(pipe, rule.module)
             dtype = next(network.parameters()).dtype
-            with _attention(network, rule.processors):
+            with attention.of(network, rule.processors):
                 outputs.append(network(**rule.keywords(x, t, rule.trimmed(cond), dtype, outputs)))
         return self.guidance.combine(self.parts(outputs), t)
 
@@ -190,7 +190,7 @@ class Study:
         """Learn from all steps but the last, and replay that one. Raises CaptureRefused where it does not fit."""
         name = type(self.pipe).__name__
         rules = roles.learn(records[:-1], states[:-1], alone)
-        rules = [_with_attention(self.pipe, rule, call) for rule, call in zip(rules, records[0].calls, strict=True)]
+        rules = [attention.seen_with(self.pipe, rule, call) for rule, call in zip(rules, records[0].calls, strict=True)]
         targets = [self.family.sign * self.arranged(record.prediction) for record in records]
         targets = [_cut(target, state) for target, state in zip(targets, states, strict=True)]
         options = [roles.readings(rule, call, states[0]) for rule, call in zip(rules, records[0].calls, strict=True)]
@@ -304,27 +304,6 @@ def _scaled_batch(signature: Signature, known: Sequence[Signature]) -> int:
             if len(ratios) == 1:
                 return number
     raise PolicyError(f"the pipeline calls {signature}, which it did not do when it was captured")
-
-
-def _with_attention(pipe: Any, rule: roles.CallRule, call: Call) -> roles.CallRule:
-    """The rule with the attention processors that the network had in the watched run, where it has others now."""
-    now = getattr(getattr(pipe, rule.module), "attn_processors", {})
-    changed = any(call.processors.get(name) is not processor for name, processor in now.items())
-    return replace(rule, processors=call.processors) if changed else rule
-
-
-@contextmanager
-def _attention(network: Any, processors: Mapping[str, Any]) -> Iterator[None]:
-    """Inside the block the network has these attention processors; nothing happens where there are none."""
-    if not processors:
-        yield
-        return
-    kept = dict(network.attn_processors)
-    network.set_attn_processor(dict(processors))
-    try:
-        yield
-    finally:
-        network.set_attn_processor(kept)
 
 
 def _first_order(scheduler: Any) -> bool:
