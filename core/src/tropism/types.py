@@ -1,4 +1,4 @@
-"""The records that pass between the four parts: condition, steps, rollout.
+"""The records that pass between the four parts: condition, steps, rollout; pairs and labelled samples.
 
 Shapes: B samples, S sampler steps; ``...`` is the shape of one sample. States, levels and log-probabilities are float32 whatever the
 network runs in: bfloat16 states shift log-probabilities by more than the clip ranges in use.
@@ -133,8 +133,53 @@ class Steps:
 
 
 @dataclass(kw_only=True)
+class Couples:
+    """What a judge says of a rollout: P couples of rows, who won, and how much that counts.
+
+    Ties are listed too, with weight 0: they teach nothing, but they count in the mean, so that it does not depend on batches.
+    """
+
+    winner: torch.Tensor  # [P] int64 rows of the rollout
+    loser: torch.Tensor  # [P] int64
+    weight: torch.Tensor  # [P] float32, 0 for a tie
+    chance: torch.Tensor  # [P] float32 in [0, 1]: the probability that the winner is the better one; 1 where only the choice is known
+
+
+@dataclass(kw_only=True)
+class Pairs:
+    """P pairs of finished samples of one condition each, of which one was preferred; from a data set or from a rollout.
+
+    Ties are no pairs: they are left out, or have weight 0, or 0 in ``segments``.
+    """
+
+    cond: Condition  # P conditions; ``seed`` is the pair's own, all noise that its two samples are given follows from it
+    winner: torch.Tensor  # [P, ...] float32 finished samples x0 as the network knows them (latents)
+    loser: torch.Tensor  # [P, ...] float32
+    weight: torch.Tensor  # [P] float32: what a pair counts, 1 as a rule
+    chance: torch.Tensor  # [P] float32 in [0, 1]: the probability that the winner is the better one; 1 where only the choice is known
+    # Who is better where: 1 the winner, -1 the loser, 0 a tie or not compared. Float32 [P, ...] with as many axes as x0 and each as long
+    # or 1: [P, 1, F, 1, 1] for segments of a video latent, [P, 1, H, W] for a region of a picture. None where the whole was compared.
+    segments: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.cond)
+
+
+@dataclass(kw_only=True)
+class Labelled:
+    """M finished samples, each judged on its own; from a data set or from a rollout."""
+
+    cond: Condition  # M conditions; all noise that a sample is given follows from its ``seed``
+    x0: torch.Tensor  # [M, ...] float32 finished samples as the network knows them (latents)
+    label: torch.Tensor  # [M] float32 in [-1, 1]: 1 good, -1 bad; a grade y of 0 to 1 is 2 y - 1, and 0 teaches nothing
+
+    def __len__(self) -> int:
+        return len(self.cond)
+
+
+@dataclass(kw_only=True)
 class Rollout:
-    """Samples with their scores; credit fills ``advantage``."""
+    """Samples with their scores; credit fills ``advantage``, and ``couples`` if it is a judge."""
 
     cond: Condition
     x0: torch.Tensor  # [B, ...] the finished samples as the network knows them (latents)
@@ -143,6 +188,7 @@ class Rollout:
     scores: dict[str, torch.Tensor] = field(default_factory=dict)  # [B] raw, by reward name
     reward: torch.Tensor | None = None  # [B] the weighted combination
     advantage: torch.Tensor | None = None  # [B]
+    couples: Couples | None = None
 
     def __len__(self) -> int:
         return len(self.cond)
