@@ -11,7 +11,16 @@ import torch
 from tropism.evaluate import Estimate
 
 AXES = ("step", "samples", "seconds")
-COLOURS = {"rlcm": "#0072b2", "ddpo": "#d55e00"}
+COLOURS = {  # of Okabe and Ito, told apart also by the colour-blind; methods of different models may share one
+    "rlcm": "#0072b2",
+    "ddpo": "#d55e00",
+    "rlcm-direct": "#cc79a7",
+    "draft-1": "#000000",
+    "flow-grpo": "#d55e00",
+    "flow-grpo-window": "#e69f00",
+    "nft": "#0072b2",
+    "awm": "#009e73",
+}
 
 
 def average(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any]:
@@ -60,7 +69,10 @@ def table(results: Mapping[str, Any], command: str) -> str:
 
 
 def plot(results: Mapping[str, Any], file: Path) -> None:
-    """A row for each task's trained reward and first watched metric; against training seconds, and against reward queries."""
+    """A row for each task's trained reward and first watched metric; against training seconds, and against reward queries.
+
+    ``results``, by task: ``trained``, the metric, and ``methods`` with their ``curves``.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -74,10 +86,12 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
             for method, found in results[task]["methods"].items():
                 mean, low, high = zip(*found["curves"][name])
                 place.plot(found["curves"][axis], mean, color=COLOURS.get(method), marker=".", label=method)
-                place.fill_between(found["curves"][axis], low, high, color=COLOURS.get(method), alpha=0.2, linewidth=0)
+                place.fill_between(found["curves"][axis], low, high, color=COLOURS.get(method), alpha=0.12, linewidth=0)
             place.set(xlabel=label, ylabel=name, title=f"{task}: {'trained' if name == results[task]['trained'] else 'only watched'}")
             place.grid(alpha=0.3)
-    grid[0][0].legend(frameon=False)
+    for row, (task, name) in enumerate(rows):
+        if name == results[task]["trained"]:
+            grid[row][0].legend(frameon=False)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     plt.close(figure)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tropism import api
+from tropism import api, assemble
 from tropism.errors import RecipeError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -264,6 +264,126 @@ def test_methods_that_do_not_ask_as_many_rewards_are_refused(benchmark, recipes,
     file.write_text(file.read_text().replace("samples: 32", "samples: 64"))
     with pytest.raises(RecipeError, match="cannot be compared; reward queries: 128 and 256"):
         benchmark("rlcm_vs_ddpo").main(recipes)
+
+
+# --- the online methods -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def methods(benchmark, tmp_path, monkeypatch):
+    """methods.py on the toy: two models, and rates of which the larger is the better one."""
+    module = benchmark("methods")
+    base = TOY.replace("NAME", "methods").replace("SAMPLER", "{use: ddim}").replace("samples: 32", "samples: 16")
+    (tmp_path / "base.yaml").write_text(base.replace("batch: 32", "batch: 16"))
+    gradient = module.Method("policy gradient", 1e-3, ("optimizer={use: policy-gradient, clip: 1e-2}",))
+    direct = module.Method("last step", 1e-3, ("optimizer={use: direct, last: 1}",))
+    nft = module.Method("forward process", 1e-3, ("rollout.sampler={use: ode}", "optimizer={use: nft, draws: 2}"))
+    flow = ("policy={use: toy/mixture, parametrization: flow}", "evaluate.sampler={use: ode}")
+    models = {
+        "plain": module.Model("the toy", (), {"gradient": gradient, "direct": direct}),
+        "flow": module.Model("a flow", flow, {"nft": nft}),
+    }
+    monkeypatch.setattr(module, "BASE", str(tmp_path / "base.yaml"))
+    monkeypatch.setattr(module, "SHARED", ("evaluate.rewards=[{use: toy/near, x: -2.0}]",))
+    monkeypatch.setattr(module, "RATES", (1e-5, 1e-2))
+    monkeypatch.setattr(module, "MODELS", models)
+    return module
+
+
+def test_online_methods_are_compared_at_equal_queries_and_runs_are_used_again(methods, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    words = ["--model", "plain", "flow", "--seeds", "0", "1", "--queries", "64", "--evaluations", "2", "--sweep", "--", str(out)]
+    methods.main(words)
+    found = json.loads((out / "methods.json").read_text())
+    assert (found["queries"], found["sweep seed"]) == (64, 10)
+    assert found["command"] == f"python benchmarks/methods.py --model plain flow --seeds 0 1 --queries 64 --evaluations 2 --sweep -- {out}"
+    plain, flow = found["models"]["plain"]["methods"], found["models"]["flow"]["methods"]
+    assert list(plain) == ["gradient", "direct"] and list(flow) == ["nft"]
+    # Four steps, of which the last has no noise; NFT draws two states, each by the old, the base and the learning weights.
+    assert plain["gradient"]["forwards"] == {"without gradient": 4, "with gradient": 3}
+    assert plain["direct"]["forwards"] == {"without gradient": 4, "with gradient": 1}
+    assert flow["nft"]["forwards"] == {"without gradient": 4 + 2 * 2, "with gradient": 2}
+    for method in (*plain.values(), *flow.values()):
+        assert method["curves"]["samples"] == [0.0, 32.0, 64.0]
+        slow, fast = method["lr grid"]
+        assert method["lr"] == max(slow, fast, key=lambda row: row["trained"])["lr"] and slow["trained"] != fast["trained"]
+        ends = [curve["toy/near"][-1] for curve in method["seeds"].values()]
+        assert method["curves"]["toy/near"][-1][0] == pytest.approx(sum(ends) / 2) and ends[0] != ends[1]
+    assert "<svg" in (out / "methods.svg").read_text()
+    text = (out / "methods.md").read_text()
+    mean, low, high = plain["direct"]["curves"]["toy/near"][-1]
+    assert f"| direct | {mean:.4f} ± {(high - low) / 2:.4f} |" in text and "| 4 + 1 |" in text and "| base model |" in text
+    written = {file: file.stat().st_mtime_ns for file in out.rglob("metrics.jsonl")}
+    assert len(written) == 3 * (2 + 2)
+    monkeypatch.setattr(methods.api, "run", None)
+    monkeypatch.setattr(methods.api, "resume", None)
+    methods.main(words)
+    assert written == {file: file.stat().st_mtime_ns for file in out.rglob("metrics.jsonl")}
+    assert (out / "methods.md").read_text() == text
+    with pytest.raises(RecipeError, match="holds a run with other settings"):
+        methods.main(["--set", "rollout.steps=5", *words])
+    capsys.readouterr()
+
+
+def test_a_stopped_run_of_a_method_goes_on(methods, tmp_path, capsys):
+    comparison = methods.Comparison(tmp_path / "out", 64, 2, [])
+    whole = comparison.curve("plain", "gradient", 1e-3, 0)
+    folder = comparison.folder("plain", "gradient", 1e-3, 0)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    assert comparison.curve("plain", "gradient", 1e-3, 0) == whole
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    capsys.readouterr()
+
+
+def test_methods_that_cannot_be_compared_are_refused(methods, tmp_path, monkeypatch):
+    with pytest.raises(RecipeError, match="--queries 40 is no multiple of the 16 samples of an iteration of plain gradient"):
+        methods.main(["--model", "plain", "--queries", "40", "--", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        methods.main(["--model", "flow", "--methods", "gradient", "--", str(tmp_path / "out")])
+    for change, what in (
+        ("rollout.steps=3", "rollout.steps"),
+        ("evaluate.per_prompt=4", "evaluate"),
+        ("rewards=[{use: toy/near}]", "rewards"),
+    ):
+        plain = methods.MODELS["plain"]
+        other = methods.Method("", 1e-3, (*plain.methods["direct"].changes, change))
+        changed = methods.Model("", (), {"gradient": plain.methods["gradient"], "direct": other})
+        monkeypatch.setitem(methods.MODELS, "changed", changed)
+        with pytest.raises(RecipeError, match=f"changed: gradient and direct cannot be compared; they differ in {what}"):
+            methods.compare(methods.Comparison(tmp_path, 64, 2, []), ["changed"], ["gradient", "direct"], [0], False)
+    assert not (tmp_path / "out").exists(), "refused before anything runs"
+
+
+@pytest.mark.parametrize("model", ["student", "flow", "teacher"])
+def test_the_methods_of_the_shipped_models_can_run_and_be_compared(benchmark, model, tmp_path):
+    module = benchmark("methods")
+    comparison = module.Comparison(tmp_path, 2560, 5, [])
+    names = list(module.MODELS[model].methods)
+    if model == "flow" and "image/emoji-flow" not in comparison.catalog.entries["policies"]:
+        pytest.skip("the flow model is not shipped yet")
+    comparison.refuse_unequal(model, names)
+    for name in names:
+        recipe = comparison.recipe(model, name)
+        assemble.check(recipe, comparison.catalog)
+        assert recipe.arithmetic()["samples in all"] == 2560 and recipe.evaluate.every == 8
+        assert recipe.rewards[0].use == "image/alignment" and recipe.evaluate.rewards[0].use == "image/alignment-b"
+
+
+def test_words_on_intervals(benchmark):
+    told = benchmark("methods_page").told
+    values = {"a": (3.0, 2.0, 4.0), "b": (3.5, 2.9, 4.1), "c": (4.6, 2.8, 6.4), "d": (1.0, 0.5, 1.4)}
+    assert told(values, 1.5, 1.0) == (
+        "each within the other's interval: b and a; "
+        "one mean within the other's interval, but not the reverse: c and b, c and a; "
+        "outside each other's: c over d, b over d, a over d; "
+        "better than the base model beyond the interval: c, b, a; worse than it: d."
+    )
+    assert told({"a": values["a"], "d": values["d"]}, 1.5, -1.0) == (
+        "no two methods are within each other's interval; outside each other's: d over a; "
+        "better than the base model beyond the interval: d; worse than it: a."
+    )
+    assert told({"a": (3.0, 3.0, 3.0)}, 1.0, 1.0) == "one seed tells nothing apart."
 
 
 def test_tradeoff_is_told_relative_to_the_base_model(benchmark, tmp_path):
