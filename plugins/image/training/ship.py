@@ -1,6 +1,6 @@
 """Step 5: copy what was trained into the package: half precision, captions, feature statistics, and a check of the size.
 
-``python ship.py emoji.npz OUT`` (OUT holds ``teacher``, ``student``, ``scorer-conv`` and ``scorer-patch``).
+``python ship.py emoji.npz OUT`` (OUT holds ``teacher``, ``student``, ``flow``, ``scorer-conv`` and ``scorer-patch``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import tropism_image
 from tropism_image.evaluators.frechet import moments
 from tropism_image.scorers import Scorer
 
-LIMIT = 12_000_000
+LIMIT = 20_000_000
+PIPELINES = ("teacher", "student", "flow")
+ABSENT = {"flow": {"text_encoder_3": None, "tokenizer_3": None}}  # SD3 without T5
 PACKAGE = Path(tropism_image.__file__).parent
 
 
@@ -37,13 +39,14 @@ def main() -> None:
     args = parser.parse_args()
     weights = PACKAGE / "weights"
     shutil.rmtree(weights, ignore_errors=True)
-    for name in ("teacher", "student"):
-        pipe = DiffusionPipeline.from_pretrained(args.out / name, safety_checker=None).to(dtype=torch.float16)
+    for name in PIPELINES:
+        pipe = DiffusionPipeline.from_pretrained(args.out / name, **ABSENT.get(name, {"safety_checker": None})).to(dtype=torch.float16)
         pipe.save_pretrained(weights / name)
         # A plain from_pretrained should give float32 throughout: transformers takes the type that a configuration names.
-        edit(weights / name / "text_encoder" / "config.json", {"dtype": "float32"})
-        for part in ("model_index.json", "unet/config.json", "vae/config.json"):  # where the folder was made is nobody's business
-            edit(weights / name / part, {"_name_or_path": None})
+        for config in (weights / name).glob("text_encoder*/config.json"):
+            edit(config, {"dtype": "float32"})
+        for config in [weights / name / "model_index.json", *(weights / name).glob("*/config.json")]:
+            edit(config, {"_name_or_path": None})  # where it was made is nobody's business
         # AutoencoderTiny saves a derived key that its own constructor then warns about.
         edit(weights / name / "vae" / "config.json", {"block_out_channels": None})
     for kind in ("conv", "patch"):

@@ -5,6 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEACHER, STUDENT = WEIGHTS / "teacher", WEIGHTS / "student"
+TEACHER, STUDENT, FLOW = WEIGHTS / "teacher", WEIGHTS / "student", WEIGHTS / "flow"
 SCORER_A, SCORER_B = WEIGHTS / "scorer-conv", WEIGHTS / "scorer-patch"
 STATISTICS = WEIGHTS / "emoji-statistics.safetensors"
