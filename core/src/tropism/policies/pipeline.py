@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from tropism.diffusion.noise import Draw
-from tropism.errors import CaptureRefused, PolicyError, TropismError
+from tropism.engine import default_device
+from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
 from tropism.policies import grid
 from tropism.policies.call import PipelineCall
 from tropism.policies.record import Call, Watch
@@ -58,6 +60,9 @@ class PipelinePolicy:
     def to(self, device: torch.device) -> PipelinePolicy:
         """Move the whole pipeline, text encoders and autoencoder included."""
         self.pipe.to(device)
+        for phase in self.phases:
+            for rule in phase.rules:
+                rule.place(device)
         self.memory.clear()
         return self
 
@@ -189,12 +194,17 @@ def capture(pipe: Any, **call: Any) -> PipelinePolicy:
         raise CaptureRefused(f"{type(pipe).__name__} cannot be followed: {type(error).__name__}: {error}") from error
 
 
-def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "float32") -> PipelinePolicy:
-    """Load a pipeline from a folder or a hub name and capture it. Raises PolicyError where nothing can be loaded."""
+def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "float32", without: Sequence[str] = ()) -> PipelinePolicy:
+    """Load a pipeline from a folder or a hub name and capture it. Raises PolicyError where nothing can be loaded.
+
+    without: parts that are not to be loaded, for memory (SD3's T5) or for what they do to samples (a safety checker blackens some of them,
+    and the reward would score that).
+    """
+    left_out = {**_absent(source), **dict.fromkeys(without)}
     shown = not logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for five small files only hides what matters
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **_absent(source))
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **left_out)
     except (OSError, ValueError) as error:
         kind = "folder" if os.sep in source or Path(source).exists() else "hub name or folder"
         found = sorted(p.name for p in Path(source).iterdir()) if Path(source).is_dir() else "nothing"
@@ -205,7 +215,10 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
     finally:
         if not shown:
             logging.enable_progress_bar()
+    if unknown := [name for name in without if name not in pipe.components]:
+        raise PolicyError(f"without: {type(pipe).__name__} has no part '{unknown[0]}'{nearest(unknown[0], pipe.components)}")
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
+    pipe.to(default_device())  # to be watched where it is fast, and where half precision works
     return capture(pipe, **(call or {}))

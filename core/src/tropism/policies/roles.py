@@ -113,7 +113,7 @@ class CallRule:
 
     def keywords(self, x: torch.Tensor, t: torch.Tensor, conditions: Tree, dtype: torch.dtype, outputs: Sequence[Any]) -> dict[str, Any]:
         """Arguments for states x [B, ...] at times t [B]; ``outputs`` are those of the step's earlier calls."""
-        arguments: Arguments = {name: _placed(value, x.device) for name, value in self.constants.items()}
+        arguments: Arguments = dict(self.constants)
         for name in self.repeated:
             arguments[name] = list(self.constants[name][:1]) * (len(x) * self.copies)
         for entering in self.entrances:
@@ -126,6 +126,11 @@ class CallRule:
         for link in self.links:
             arguments[link.name] = link.value(outputs)
         return nested(arguments)
+
+    def place(self, device: torch.device) -> None:
+        """Move the arguments that never change, once, so that no call waits for a copy."""
+        for name, value in self.constants.items():
+            self.constants[name] = _placed(value, device)
 
     def parts(self, output: Any) -> list[torch.Tensor]:
         """A call's output by guidance copy, cut to the prediction: ``copies`` tensors [B, ...]; none where it only helps."""
