@@ -260,7 +260,20 @@ def compare(comparison: Comparison, models: Sequence[str], wanted: Sequence[str]
                 "seeds": {str(seed): curve for seed, curve in runs.items()},
                 "curves": average(list(runs.values())),
             }
+        refuse_other_weights(model, results[model])
     return results
+
+
+def refuse_other_weights(model: str, found: Mapping[str, Any]) -> None:
+    """Raises RecipeError where the base models of the runs were not one and the same, as when OUT is older than the shipped weights."""
+    metric = found["trained"]
+    bases = {f"{name} seed {seed}": curve[metric][0] for name, m in found["methods"].items() for seed, curve in m["seeds"].items()}
+    low, high = min(bases, key=lambda run: bases[run]), max(bases, key=lambda run: bases[run])
+    if bases[high] - bases[low] > 1e-3:  # other numbers of threads round otherwise, by far less
+        raise RecipeError(
+            f"{model}: the base model has {metric} {bases[low]:.4f} in {low}, but {bases[high]:.4f} in {high}: the weights have changed "
+            "between them; give another OUT, or remove the older runs"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -355,6 +355,17 @@ def test_methods_that_cannot_be_compared_are_refused(methods, tmp_path, monkeypa
     assert not (tmp_path / "out").exists(), "refused before anything runs"
 
 
+def test_runs_of_other_weights_are_not_mixed_with_new_ones(benchmark):
+    refuse = benchmark("methods").refuse_other_weights
+    found = {"trained": "r", "methods": {"a": {"seeds": {"0": {"r": [0.5, 0.6]}, "1": {"r": [0.5005, 0.9]}}}}}
+    refuse("student", found)
+    found["methods"]["b"] = {"seeds": {"0": {"r": [0.4, 0.6]}}}
+    with pytest.raises(
+        RecipeError, match=r"student: the base model has r 0.4000 in b seed 0, but 0.5005 in a seed 1: the weights have changed"
+    ):
+        refuse("student", found)
+
+
 @pytest.mark.parametrize("model", ["student", "flow", "teacher"])
 def test_the_methods_of_the_shipped_models_can_run_and_be_compared(benchmark, model, tmp_path):
     module = benchmark("methods")
