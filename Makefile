@@ -46,5 +46,5 @@ $(VENV)/ready: $(VENV)/torch $(PROJECTS)
 	@touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	@$(PIP) --constraint constraints.txt ruff mypy pytest pytest-cov tensorboard matplotlib types-PyYAML
+	@$(PIP) --constraint constraints.txt ruff mypy pytest pytest-cov tensorboard matplotlib pyarrow types-PyYAML
 	@touch $@

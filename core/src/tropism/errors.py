@@ -33,6 +33,10 @@ class CaptureRefused(PolicyError):
     """A diffusers pipeline whose denoising step could not be reproduced; the message says why."""
 
 
+class DataError(TropismError):
+    """A data set that is not there, is not of its format, or has nothing usable in it."""
+
+
 class RewardError(TropismError):
     """A reward that raised, or that returned the wrong shape or something not finite."""
 

@@ -1,1 +1,1 @@
-"""Prompts and, later, preferences and labels."""
+"""Prompts, preferences and labels: read from files as they come, and votes written to disk."""

@@ -1,0 +1,145 @@
+"""Batches of decoded media from a stream of records; what cannot be decoded is counted and the next record takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from tropism.data.faults import BadRow
+from tropism.data.media import Media
+from tropism.data.records import Label, Preference, Record
+from tropism.data.stream import Stream
+from tropism.data.tally import Tally
+from tropism.errors import DataError
+from tropism.types import Item
+
+Decode = Callable[[list[bytes]], torch.Tensor]  # the bytes of a medium's parts -> [3, H, W] in [0, 1], or what the modality has
+R = TypeVar("R", Preference, Label)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """P pairs before encoding; :class:`tropism.types.Pairs` has the same fields for latents."""
+
+    items: list[Item]  # P items: the prompt
+    winner: torch.Tensor  # [P, ...] decoded
+    loser: torch.Tensor  # [P, ...]
+    weight: torch.Tensor  # [P] float32; 0 for a tie that was kept, unless its segments say more
+    chance: torch.Tensor  # [P] float32 in [0.5, 1]: the probability that the winner is the better one
+    segments: torch.Tensor | None  # [P, F] float32: 1 where the winner is better, -1 the loser, 0 a tie; None unless every pair has F
+    meta: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LabelBatch:
+    """M labelled media before encoding; :class:`tropism.types.Labelled` has the same fields for latents."""
+
+    items: list[Item]
+    media: torch.Tensor  # [M, ...] decoded
+    label: torch.Tensor  # [M] float32: 1 good, -1 bad
+    weight: torch.Tensor  # [M] float32
+    meta: list[dict[str, Any]]
+
+
+class Batches:
+    """Takes records from ``stream``, decodes them and makes batches. ``tally`` counts what could not be decoded in the first pass."""
+
+    def __init__(self, stream: Stream, decode: Decode) -> None:
+        self.stream, self.decode = stream, decode
+        self.tally = Tally()
+        self._fruitful = stream.epoch  # the last pass in which something could be decoded
+
+    def pairs(self, count: int) -> PairBatch:
+        """The next ``count`` pairs. Raises DataError for a data set of labels, and where shapes differ."""
+        records, media = self._take(count, Preference)
+        return PairBatch(
+            items=[{"prompt": record.prompt} for record in records],
+            winner=_stack([both[record.choice < 0.5] for record, both in zip(records, media)]),
+            loser=_stack([both[record.choice >= 0.5] for record, both in zip(records, media)]),
+            weight=torch.tensor([0.0 if record.tie and not record.segments else record.weight for record in records]),
+            chance=torch.tensor([max(record.choice, 1 - record.choice) for record in records]),
+            segments=_segments(records),
+            meta=[record.meta for record in records],
+        )
+
+    def labels(self, count: int) -> LabelBatch:
+        """The next ``count`` labelled media. Raises DataError for a data set of pairs, and where shapes differ."""
+        records, media = self._take(count, Label)
+        return LabelBatch(
+            items=[{"prompt": record.prompt} for record in records],
+            media=_stack([one for (one,) in media]),
+            label=torch.tensor([1.0 if record.label else -1.0 for record in records]),
+            weight=torch.tensor([record.weight for record in records]),
+            meta=[record.meta for record in records],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stream": self.stream.state_dict(), "tally": self.tally.state_dict(), "fruitful": self._fruitful}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state["stream"])
+        self.tally.load_state_dict(state["tally"])
+        self._fruitful = state["fruitful"]
+
+    def _take(self, count: int, kind: type[R]) -> tuple[list[R], list[list[torch.Tensor]]]:
+        records: list[R] = []
+        media: list[list[torch.Tensor]] = []
+        while len(records) < count:
+            record = next(self.stream)
+            if not isinstance(record, kind):
+                remedy = "read pairs as labels with tropism.data.unpaired" if kind is Label else "KTO and DRO learn from labels"
+                raise DataError(f"found a {type(record).__name__} in the data where a {kind.__name__} was expected; {remedy}")
+            try:
+                decoded = self._decoded(record)
+            except BadRow as fault:
+                self._failed(fault)
+                continue
+            records.append(record)
+            media.append(decoded)
+            self._fruitful = self.stream.epoch
+        return records, media
+
+    def _decoded(self, record: Record) -> list[torch.Tensor]:
+        """The tensors of a record: of a and b, or of its one medium."""
+        sources = [record.a, record.b] if isinstance(record, Preference) else [record.media]
+        tensors = [self._read(media) for media in sources]
+        if any(tensor.shape != tensors[0].shape for tensor in tensors):
+            found = " and ".join(f"{media.name} {list(tensor.shape)}" for media, tensor in zip(sources, tensors))
+            raise BadRow("unequal media", f"{found}; a pair needs one shape")
+        return tensors
+
+    def _read(self, media: Media) -> torch.Tensor:
+        parts = media.read(self.stream.limit)
+        try:
+            return self.decode(parts)
+        except BadRow as fault:
+            raise BadRow(fault.kind, f"{media.name}: {fault.reason}") from fault
+        except Exception as error:  # damaged media make decoders raise anything; the row is named and the run goes on
+            raise BadRow("unreadable media", f"{media.name}: {type(error).__name__}: {error}") from error
+
+    def _failed(self, fault: BadRow) -> None:
+        if self.stream.epoch == 0:
+            self.tally.faults[fault.kind] += 1
+            self.tally.name(fault.kind, fault.reason)
+        if self.stream.epoch > self._fruitful + 1:
+            found = "\n  ".join(self.tally.lines()[1:])
+            raise DataError(f"nothing in a whole pass over the data could be decoded, lastly {fault.reason}\n  {found}")
+
+
+def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    odd = next((tensor for tensor in tensors if tensor.shape != tensors[0].shape), None)
+    if odd is not None:
+        raise DataError(
+            f"media of shapes {list(tensors[0].shape)} and {list(odd.shape)} make no batch; decode them to one size, or take one at a time"
+        )
+    return torch.stack(list(tensors))
+
+
+def _segments(records: Sequence[Preference]) -> torch.Tensor | None:
+    lengths = {len(record.segments) for record in records}
+    if len(lengths) != 1 or lengths == {0}:
+        return None
+    return torch.tensor([[(2 * part - 1) * (1 if record.choice >= 0.5 else -1) for part in record.segments] for record in records])
