@@ -313,6 +313,8 @@ def test_online_methods_are_compared_at_equal_queries_and_runs_are_used_again(me
     text = (out / "methods.md").read_text()
     mean, low, high = plain["direct"]["curves"]["toy/near"][-1]
     assert f"| direct | {mean:.4f} ± {(high - low) / 2:.4f} |" in text and "| 4 + 1 |" in text and "| base model |" in text
+    ends = sorted(curve["seconds"][-1] for curve in plain["direct"]["seeds"].values())
+    assert f"| 64 | {ends[0]:.0f} to {ends[1]:.0f} | 4 + 1 |" in text
     written = {file: file.stat().st_mtime_ns for file in out.rglob("metrics.jsonl")}
     assert len(written) == 3 * (2 + 2)
     monkeypatch.setattr(methods.api, "run", None)
