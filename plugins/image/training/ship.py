@@ -19,7 +19,7 @@ import tropism_image
 from tropism_image.evaluators.frechet import moments
 from tropism_image.scorers import Scorer
 
-LIMIT = 20_000_000
+LIMIT = 20 * 2**20
 PIPELINES = ("teacher", "student", "flow")
 ABSENT = {"flow": {"text_encoder_3": None, "tokenizer_3": None}}  # SD3 without T5
 PACKAGE = Path(tropism_image.__file__).parent
@@ -59,9 +59,9 @@ def main() -> None:
     (PACKAGE / "data").mkdir(exist_ok=True)
     (PACKAGE / "data" / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0))
     size = sum(path.stat().st_size for path in weights.rglob("*.safetensors"))
-    print(f"{size / 1e6:.2f} MB of weights")
+    print(f"{size / 2**20:.2f} MiB of weights")
     if size > LIMIT:
-        raise SystemExit(f"over the limit of {LIMIT / 1e6} MB")
+        raise SystemExit(f"over the limit of {LIMIT / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":
