@@ -9,7 +9,9 @@ from tests import tiny
 from tropism.diffusion.flow_samplers import FlowSde
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.optimizers.awm import Awm
+from tropism.optimizers.d3po import D3po
 from tropism.optimizers.direct import Direct
+from tropism.optimizers.dpo import Dpo
 from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.optimizers.rlcm_direct import RlcmDirect
@@ -89,6 +91,15 @@ class TestPolicyGradient(OptimizerContract):
 class TestForwardProcess(OptimizerContract):
     @pytest.fixture(
         params=[Nft(), Nft(beta=0.3, kl=0.0), Awm(), Awm(kl=0.0, draws=2)], ids=["nft", "nft without kl", "awm", "awm without kl"]
+    )
+    def optimizer(self, request):
+        return request.param
+
+
+class TestPreferences(OptimizerContract):
+    @pytest.fixture(
+        params=[D3po(), D3po(sides="one", average=0.9), Dpo(beta=2.0), Dpo(beta=2.0, noise="own", anchor=0.1, keep=0.9, average=0.9)],
+        ids=["d3po", "d3po one-sided", "dpo", "dpo with all stabilisers"],
     )
     def optimizer(self, request):
         return request.param

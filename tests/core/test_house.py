@@ -27,7 +27,7 @@ LAYERS = [
     {"plugins", "recipe", "diffusion.schedules", "diffusion.noise"},
     {"policy"},
     {"diffusion", "diffusion.samplers", "diffusion.rollout"},
-    {"policies", "rewards", "credit", "data"},
+    {"policies", "rewards", "credit", "judges", "data"},
     {"optimizers"},
     {"toy", "evaluate", "gallery", "guard", "spread", "report"},
     {"assemble", "testing"},

@@ -42,6 +42,8 @@ CASES = {
     "gdpo": {"sampler": "{use: ddim}", "optimizer": "{use: policy-gradient}", "normalise": ", normalise: group", "credit": "batch"},
     "nft": {"sampler": "{use: ode}", "optimizer": "{use: nft, decay: slow, draws: 2}", "parametrization": "flow"},
     "awm": {"sampler": "{use: ode, order: 2}", "optimizer": "{use: awm, draws: 2}", "parametrization": "v_prediction"},
+    "d3po": {"sampler": "{use: ddim}", "optimizer": "{use: d3po, average: 0.9}", "window": ", start: group", "credit": "best-worst"},
+    "dpo": {"sampler": "{use: ode}", "optimizer": "{use: dpo, beta: 5, keep: 0.5, draws: 2}", "credit": "all-pairs"},
     "direct": {"sampler": "{use: ddim, eta: 0.5}", "optimizer": "{use: direct, last: [1, 3]}"},
     "hybrid": {"sampler": "{use: consistency}", "optimizer": "{use: rlcm-direct}"},
 }

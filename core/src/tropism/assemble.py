@@ -20,6 +20,7 @@ from tropism.diffusion.samplers import Consistency, Sampler
 from tropism.diffusion.schedules import Diffusion
 from tropism.entry import Entry
 from tropism.errors import PluginError, RecipeError, TropismError, nearest
+from tropism.judges import Judge
 from tropism.optimizers.base import Optimizer
 from tropism.plugins import Catalog
 from tropism.recipe import Lines, Mistakes, Part, Recipe, locate, mistaken
@@ -167,7 +168,7 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     if problems:
         return None
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
-    problems.extend(_unlearnable(recipe, targets, sampler, optimizer))
+    problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
     return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout)
 
@@ -196,7 +197,7 @@ def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any
             yield ("guard",), f"guard.metric '{recipe.guard.metric}' is not evaluated{nearest(recipe.guard.metric, watched)}"
 
 
-def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, optimizer: Any) -> Iterator[tuple[Path, str]]:
+def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any, optimizer: Any) -> Iterator[tuple[Path, str]]:
     """Why an optimizer cannot learn from such rollouts and rewards."""
     name, kind, steps, window = recipe.optimizer.use, recipe.rollout.sampler.use, recipe.rollout.steps, recipe.rollout.window
     if not isinstance(optimizer, Optimizer):
@@ -212,7 +213,7 @@ def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, optimiz
             f"'{name}' learns from noisy steps, but '{kind}' with these arguments and {steps} steps has none; "
             "give it noise (eta above 0), a stochastic sampler, or more steps",
         )
-    if "samples" in optimizer.needs and isinstance(sampler, Consistency):
+    if "steps" not in optimizer.needs and optimizer.needs & {"samples", "pairs", "labels"} and isinstance(sampler, Consistency):
         yield (
             ("optimizer",),
             f"'{name}' trains a denoiser on its own samples, which makes a consistency model an ordinary one: its few-step samples blur; "
@@ -220,16 +221,30 @@ def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, optimiz
         )
     if window is not None and (problem := window.problem(steps)):
         yield ("rollout", "window"), problem
-    if window is not None and optimizer.needs & {"samples", "endings"}:
+    if window is not None and ("steps" not in optimizer.needs or "endings" in optimizer.needs):
         yield ("rollout", "window"), f"'{name}' learns from whole samples; only optimizers that learn from steps alone have a window"
     if window is not None and window.elsewhere == "ode" and isinstance(sampler, Consistency):
         yield ("rollout", "window"), f"the ODE does not go where '{kind}' goes; write elsewhere: noise, and only the window is trained"
+    yield from _unpaired(recipe, optimizer, credit)
     if "endings" in optimizer.needs:
         for index, part in enumerate(recipe.rewards):
             if not getattr(targets["rewards", index], "differentiable", False):
                 yield ("rewards", index), f"'{name}' follows the reward's gradient, but '{part.use}' does not declare differentiable = True"
             if part.normalise != "none":
                 yield ("rewards", index), f"'{name}' follows the reward itself; write normalise: none and give it a weight"
+
+
+def _unpaired(recipe: Recipe, optimizer: Optimizer, credit: Any) -> Iterator[tuple[Path, str]]:
+    """Why an optimizer that learns from preferences finds none, or not those it needs, in such a rollout."""
+    name, rollout = recipe.optimizer.use, recipe.rollout
+    if "pairs" in optimizer.needs and not isinstance(credit, Judge):
+        yield ("credit",), f"'{name}' learns from pairs, but '{recipe.credit.use}' makes none; use best-worst, all-pairs or pareto"
+    if "segments" in optimizer.needs:
+        yield ("optimizer",), f"'{name}' learns from labels of segments, but judges of a rollout compare whole samples; use dpo"
+    if "shared start" in optimizer.needs and rollout.start != "group":
+        yield ("rollout",), f"'{name}' compares samples that begin with the same noise; write start: group"
+    if rollout.start == "group" and rollout.group < 2:
+        yield ("rollout", "start"), f"start: group is for siblings, but rollout.group is {rollout.group}; write group: 2 or more"
 
 
 def _emits(policy: Any) -> set[str] | None:

@@ -29,6 +29,8 @@ def register_optimizers() -> list[Entry]:
         ),
         Entry("nft", "tropism.optimizers.nft:Nft", "good and bad samples teach through the forward process (DiffusionNFT)"),
         Entry("awm", "tropism.optimizers.awm:Awm", "advantage-weighted matching of finished samples"),
+        Entry("d3po", "tropism.optimizers.d3po:D3po", "preferences between trajectories of one first noise, step by step (D3PO)"),
+        Entry("dpo", "tropism.optimizers.dpo:Dpo", "preferences by denoising errors (Diffusion-DPO, Flow-DPO, masked DPO)"),
         Entry("direct", "tropism.optimizers.direct:Direct", "back-propagation of a differentiable reward (DRaFT, AlignProp, ReFL)"),
         Entry("rlcm-direct", "tropism.optimizers.rlcm_direct:RlcmDirect", "policy gradient, and back-propagation through the last step"),
     ]
@@ -52,6 +54,9 @@ def register_credits() -> list[Entry]:
         Entry("per-prompt", "tropism.credit:PerPrompt", "mean and deviation of each prompt's recent rewards (DDPO)"),
         Entry("group", "tropism.credit:Group", "mean and deviation of each group of siblings (GRPO)"),
         Entry("batch", "tropism.credit:Batch", "mean and deviation of the whole rollout"),
+        Entry("best-worst", "tropism.judges:BestWorst", "judge: the best against the worst of each group"),
+        Entry("all-pairs", "tropism.judges:AllPairs", "judge: every two siblings, the better against the worse"),
+        Entry("pareto", "tropism.judges:Pareto", "judge: every two siblings, where no reward disagrees"),
     ]
 
 
@@ -72,6 +77,8 @@ def register_recipes() -> list[Entry]:
     return [
         Entry("toy/ddpo", "tropism:recipes/toy-ddpo.yaml", "the whole loop in seconds, on a 2-D mixture"),
         Entry("toy/flow-grpo", "tropism:recipes/toy-flow-grpo.yaml", "Flow-GRPO with a window of trained steps, on a 2-D flow"),
+        Entry("toy/d3po", "tropism:recipes/toy-d3po.yaml", "D3PO on a 2-D mixture: preferences between trajectories of one first noise"),
+        Entry("toy/dpo", "tropism:recipes/toy-dpo.yaml", "Diffusion-DPO on a 2-D mixture: pairs from a judge by reward"),
         Entry("toy/nft", "tropism:recipes/toy-nft.yaml", "DiffusionNFT on a 2-D flow: no trajectory, any sampler"),
     ]
 

@@ -25,7 +25,9 @@ from tropism.errors import DivergedError, RewardError, TropismError
 from tropism.evaluate import Estimate, alarms
 from tropism.gallery import drop_samples, save_samples
 from tropism.guard import Guard
+from tropism.judges import Judge
 from tropism.optimizers.base import plan
+from tropism.optimizers.base import seeds as seeds_of
 from tropism.plugins import Catalog, views
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.cache import Conditions
@@ -143,7 +145,8 @@ class Run:
             for begin in range(0, len(cond), part.batch):
                 with self.optimizer.acting():
                     batch = cond.slice(begin, begin + part.batch)
-                    parts.append(sampling.batch(self, batch, self.sampler, part.steps, kept, elsewhere))
+                    start = sampling.shared_start(batch, self.recipe.seed) if part.start == "group" else None
+                    parts.append(sampling.batch(self, batch, self.sampler, part.steps, kept, elsewhere, start))
                 self.progress.advance(part.batch * self.processes.size)
         return Rollout.cat(parts)
 
@@ -171,7 +174,10 @@ class Run:
         """
         whole = self.combined.combine(joined(self.upcoming(), rollout, self.places, self.processes))
         whole.advantage = self.credit(whole)
-        return handed_out(whole, rollout, self.mine), whole
+        own = handed_out(whole, rollout, self.mine)
+        if isinstance(self.credit, Judge):
+            own.couples = self.credit.couples(own)  # siblings are in one process
+        return own, whole
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """One pass or more over the rollout; the mean of what the optimizer logs. Raises DivergedError that names step and samples."""
@@ -194,7 +200,7 @@ class Run:
                         norms.append(self.engine.update(self.torch_optimizer, self.trainable.parameters.values(), part.max_norm))
                     except DivergedError as error:
                         # Not saved: parts of this iteration are done, and a checkpoint of them could not be resumed exactly.
-                        seeds = rollout.cond.seed[torch.cat([batch.sample for batch in group]).unique().cpu()].tolist()
+                        seeds = list(dict.fromkeys(seed for batch in group for seed in seeds_of(batch)))
                         raise DivergedError(
                             f"iteration {self.step + 1}: {error}; samples with seeds {seeds[:8]}; checkpoints before it are untouched"
                         ) from error

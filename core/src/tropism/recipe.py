@@ -64,7 +64,8 @@ class Adapter(Strict):
 
 
 class RolloutPart(Strict):
-    """How samples are made. samples: per iteration; batch: at once on the device; group: siblings per prompt; window: the trained steps."""
+    """How samples are made. samples: per iteration; batch: at once on the device; group: siblings per prompt; window: the trained steps.
+    start: whether each ``sample`` begins with noise of its own, or all of a ``group`` with the same."""
 
     sampler: Part
     steps: int = Field(ge=1, le=1000)
@@ -72,6 +73,7 @@ class RolloutPart(Strict):
     batch: int = Field(32, ge=1, le=65536)
     group: int = Field(1, ge=1, le=4096)
     window: Window | None = None
+    start: Literal["sample", "group"] = "sample"
 
 
 class Train(Strict):

@@ -18,6 +18,7 @@ from tropism.types import Condition, Item, Rollout
 if TYPE_CHECKING:
     from tropism.loop import Run
 
+START_SEED = 2**32  # added to a run's seed: the first noise that siblings share, a stream of its own
 EVALUATION_SEED = 2**31  # beyond the seeds a recipe may have, so that evaluation samples share no noise with training
 
 
@@ -27,17 +28,30 @@ def condition(items: list[Item], seed: int, first: int, group: int) -> Condition
     return Condition(items=items, encoded={}, seed=seeds, group=torch.arange(first, first + len(items)) // group)
 
 
+def shared_start(cond: Condition, seed: int) -> list[int]:
+    """Seeds of the first noise, one for all siblings."""
+    return [sample_seed(START_SEED + seed, group) for group in cond.group.tolist()]
+
+
 def encoded(run: Run, cond: Condition) -> Condition:
     return replace(cond, encoded=run.conditions.encode(cond.items))
 
 
-def batch(run: Run, cond: Condition, sampler: Sampler, steps: int, kept: range, elsewhere: Sampler | None = None) -> Rollout:
-    """One batch of encoded conditions, with the steps ``kept`` of its trajectory.
+def batch(
+    run: Run,
+    cond: Condition,
+    sampler: Sampler,
+    steps: int,
+    kept: range,
+    elsewhere: Sampler | None = None,
+    start: list[int] | None = None,
+) -> Rollout:
+    """One batch of encoded conditions, with the steps ``kept`` of its trajectory. start: seeds of the first noise; the samples' by default.
 
     Its media are on the CPU: those of a whole rollout may be more than the device has room for.
     """
     with run.engine.precision():
-        rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means)
+        rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means, start=start)
         with torch.no_grad():
             rollout.media = {kind: media.cpu() for kind, media in run.policy.decode(rollout.x0).items()}
     return rollout

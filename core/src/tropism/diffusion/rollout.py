@@ -24,11 +24,13 @@ def collect(
     kept: range | None = None,
     elsewhere: Sampler | None = None,
     means: bool = False,
+    start: Sequence[int] | None = None,
 ) -> Rollout:
     """Sample one batch. The rollout's states and log-probabilities are float32 on the policy's device.
 
     The steps ``kept`` (all of them by default) are taken with ``sampler`` and stored for learning, with their means if ``means``; the
-    others are taken with ``elsewhere`` (``sampler`` by default) and forgotten. Both samplers must visit the same levels.
+    others are taken with ``elsewhere`` (``sampler`` by default) and forgotten. Both samplers must visit the same levels. start: seeds [B]
+    of the noise that sampling starts from, where it is not the samples' own: siblings of one seed differ by the noise of their steps.
     """
     kept = range(steps) if kept is None else kept
     device = next(policy.trainable().parameters()).device
@@ -36,6 +38,8 @@ def collect(
     steps = len(levels) - 1  # a pipeline that starts from a noised picture takes fewer
     draw, count = Draw(cond.seed.tolist(), device), len(cond)
     x = policy.noise(draw, levels[0], cond.encoded)
+    if start is not None:  # the samples' own is drawn all the same, so that what they draw next does not depend on this
+        x = policy.noise(Draw(start, device), levels[0], cond.encoded)
     states, logps, centres = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
     for index in range(steps):
         here = sampler if index in kept else elsewhere or sampler

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from tropism.diffusion.noise import sample_seed
 from tropism.diffusion.samplers import Sampler
 from tropism.policy import Policy
-from tropism.types import Rollout
+from tropism.types import Condition, Labelled, Pairs, Rollout
 
 Numbers = dict[str, torch.Tensor]
-NEEDS = frozenset({"steps", "samples", "endings", "advantage"})
+NEEDS = frozenset({"steps", "samples", "endings", "advantage", "pairs", "labels", "segments", "shared start"})
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,58 @@ class EndBatch:
     share: float
 
 
-Batch = StepBatch | SampleBatch | EndBatch
+@dataclass(frozen=True)
+class StepPairBatch:
+    """M pairs of sampler steps: stored step ``index`` [M] of two samples, ``winner`` [M] and ``loser`` [M], that count ``weight`` [M]."""
+
+    rollout: Rollout
+    sampler: Sampler
+    winner: torch.Tensor
+    loser: torch.Tensor
+    weight: torch.Tensor
+    index: torch.Tensor
+    share: float
+
+    @property
+    def sample(self) -> torch.Tensor:
+        return torch.cat([self.winner, self.loser])
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """M noisings of pairs of finished samples: draw ``number`` [M] of ``of`` of pair ``sample`` [M]. key, share: as in SampleBatch."""
+
+    pairs: Pairs
+    sample: torch.Tensor
+    number: torch.Tensor
+    of: int
+    key: int
+    share: float
+
+
+@dataclass(frozen=True)
+class LabelBatch:
+    """M noisings of labelled samples: draw ``number`` [M] of ``of`` of sample ``sample`` [M]. key, share: as in SampleBatch."""
+
+    labelled: Labelled
+    sample: torch.Tensor
+    number: torch.Tensor
+    of: int
+    key: int
+    share: float
+
+
+Batch = StepBatch | SampleBatch | EndBatch | StepPairBatch | PairBatch | LabelBatch
+
+
+def seeds(batch: Batch) -> list[int]:
+    """The seeds of a batch's samples or pairs, for messages."""
+    if isinstance(batch, PairBatch):
+        cond = batch.pairs.cond
+    else:
+        cond = batch.labelled.cond if isinstance(batch, LabelBatch) else batch.rollout.cond
+    found: list[int] = cond.seed[batch.sample.cpu()].tolist()
+    return found
 
 
 class Weights(Protocol):
@@ -75,7 +127,9 @@ class Optimizer(ABC):
     """An alignment algorithm: ``needs`` and ``loss``; the rest is for those that remember something.
 
     needs, checked before a run: ``steps`` (gives StepBatches), ``samples`` (SampleBatches), ``endings`` (EndBatches, and a differentiable
-    reward), ``advantage`` (samples whose advantage is 0 are left out).
+    reward), ``advantage`` (samples whose advantage is 0 are left out), ``pairs`` (PairBatches, with ``steps`` StepPairBatches; a rollout
+    needs a judge), ``labels`` (LabelBatches; in a rollout, the signs of the advantages), ``segments`` (pairs that say who is better where),
+    ``shared start`` (siblings of one first noise).
     """
 
     needs: ClassVar[frozenset[str]]
@@ -143,8 +197,12 @@ def plan(
         useful = part
         if "advantage" in optimizer.needs and rollout.advantage is not None:
             useful = part[rollout.advantage.to(part.device)[part].abs() > 1e-8]
-        if "steps" in optimizer.needs:
+        if "pairs" in optimizer.needs:
+            group.extend(_couples(optimizer, rollout, sampler, part, micro, key))
+        elif "steps" in optimizer.needs:
             group.extend(_steps(rollout, sampler, useful, len(part), micro))
+        if "labels" in optimizer.needs:
+            group.extend(label_batches(by_sign(rollout), part, optimizer.draws, micro, key))
         if "samples" in optimizer.needs:
             numbers = torch.arange(optimizer.draws, device=part.device)
             for sample, number in _pairs(useful, numbers, micro):
@@ -153,6 +211,63 @@ def plan(
             group.extend(EndBatch(rollout, sampler, run, reward, key, len(run) / len(part)) for run in part.split(micro))
         found.append(group)
     return found
+
+
+def pair_batches(pairs: Pairs, rows: torch.Tensor, draws: int, micro: int, key: int) -> Iterator[PairBatch]:
+    """Noisings of the pairs ``rows`` of an update, ``micro`` samples (half as many pairs) a batch; pairs without weight only count."""
+    useful, numbers = rows[pairs.weight.to(rows.device)[rows] > 0], torch.arange(draws, device=rows.device)
+    for pair, number in _pairs(useful, numbers, max(micro // 2, 1)):
+        yield PairBatch(pairs, pair, number, draws, key, len(pair) / (len(rows) * draws))
+
+
+def label_batches(labelled: Labelled, rows: torch.Tensor, draws: int, micro: int, key: int) -> Iterator[LabelBatch]:
+    """Noisings of the labelled samples ``rows`` of an update, at most ``micro`` a batch; samples with label 0 only count."""
+    useful, numbers = rows[labelled.label.to(rows.device)[rows] != 0], torch.arange(draws, device=rows.device)
+    for sample, number in _pairs(useful, numbers, micro):
+        yield LabelBatch(labelled, sample, number, draws, key, len(sample) / (len(rows) * draws))
+
+
+def paired(rollout: Rollout) -> Pairs:
+    """The pairs of finished samples that a judge made of a rollout. A pair has a seed of its own, which follows from those of the two."""
+    couples = rollout.couples
+    assert couples is not None, "no judge has seen this rollout"
+    device = rollout.x0.device
+    winner, loser = couples.winner.to(device), couples.loser.to(device)
+    cond = rollout.cond.take(winner)
+    both = zip(cond.seed.tolist(), rollout.cond.seed[couples.loser.cpu()].tolist(), strict=True)
+    # The same for a pair and its mirror image, so that a label that is turned round changes nothing else.
+    own = torch.tensor([sample_seed(min(a, b), max(a, b)) for a, b in both], dtype=torch.int64)
+    cond = Condition(items=cond.items, encoded=cond.encoded, seed=own, group=cond.group)
+    return Pairs(
+        cond=cond,
+        winner=rollout.x0[winner],
+        loser=rollout.x0[loser],
+        weight=couples.weight.to(device),
+        chance=couples.chance.to(device),
+    )
+
+
+def by_sign(rollout: Rollout) -> Labelled:
+    """The samples of a rollout, labelled by the signs of their advantages."""
+    assert rollout.advantage is not None
+    return Labelled(cond=rollout.cond, x0=rollout.x0, label=rollout.advantage.sign().float().to(rollout.x0.device))
+
+
+def _couples(
+    optimizer: Optimizer, rollout: Rollout, sampler: Sampler, part: torch.Tensor, micro: int, key: int
+) -> Iterator[StepPairBatch | PairBatch]:
+    """The couples whose winner is in ``part``: steps of their trajectories, or noisings of their finished samples."""
+    couples = rollout.couples
+    assert couples is not None, "no judge has seen this rollout"
+    winner, loser, weight = (t.to(part.device) for t in (couples.winner, couples.loser, couples.weight))
+    rows = ((winner >= part[0]) & (winner <= part[-1])).nonzero().flatten()
+    if "steps" not in optimizer.needs:
+        yield from pair_batches(paired(rollout), rows, optimizer.draws, micro, key)
+        return
+    trained = rollout.steps.on.nonzero().flatten().to(part.device)
+    for pair, index in _pairs(rows[weight[rows] > 0], trained, max(micro // 2, 1)):
+        share = len(pair) / (len(rows) * len(trained))
+        yield StepPairBatch(rollout, sampler, winner[pair], loser[pair], weight[pair], index, share)
 
 
 def _parts(rollout: Rollout, updates: int) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,94 @@
+"""Online preferences through the loop: a hidden reward rises, and shuffled labels teach nothing; what has no pairs is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tropism import api, assemble, plugins
+from tropism.errors import RecipeError
+from tropism.recipe import parse
+
+RECIPE = """\
+name: test/preferences
+policy: {{use: toy/mixture, parametrization: {parametrization}}}
+data: {{use: prompts, train: [a]}}
+adapter: {{kind: full}}
+rollout: {{sampler: {sampler}, steps: 6, samples: 256, batch: 256, group: 4, start: {start}}}
+rewards:
+  - {{use: toy/near}}
+credit: {credit}
+optimizer: {optimizer}
+train: {{iterations: 20, lr: 3e-3, updates: 2, micro: 1024}}
+evaluate: {{every: 20, prompts: 1, per_prompt: 512, show: 1}}
+save: {{every: 20}}
+"""
+CASES = {
+    "d3po": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0}"},
+    "d3po, one-sided": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0, sides: one, reference: rollout}"},
+    "dpo": {"optimizer": "{use: dpo, beta: 5}"},
+    "flow-dpo": {"optimizer": "{use: dpo, beta: 5, noise: own, keep: 0.5}", "parametrization": "flow"},
+}
+JUDGED = "{use: best-worst}"
+SHUFFLED = "{use: best-worst, scale: 1e9, noisy: true}"
+QUIET = Console(file=io.StringIO())
+
+
+def text(case: dict[str, str], credit: str) -> str:
+    return RECIPE.format(**{"sampler": "{use: ode}", "start": "sample", "parametrization": "epsilon", "credit": credit, **case})
+
+
+def run(tmp_path, name: str, credit: str) -> dict[str, list[float]]:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text(CASES[name], credit))
+    folder, _ = api.run(str(file), [], folder=tmp_path / "run", console=QUIET)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {kind: [row["value"] for row in rows if row["name"] == kind] for kind in {row["name"] for row in rows}}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_hidden_reward_rises(tmp_path, name):
+    found = run(tmp_path, name, JUDGED)
+    before, after = found["eval/toy/near"]
+    assert after > before + 0.5, found["eval/toy/near"]
+    assert found["train/zero_advantage_share"] == [0.5] * 20, "two of four siblings are paired"
+    assert "train/implicit_accuracy" in found and "train/first_ratio_error" in found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shuffled_labels_give_no_gain(tmp_path, name):
+    found = run(tmp_path, name, SHUFFLED)
+    (before, after), (low, _) = found["eval/toy/near"], found["eval/toy/near/low"]
+    assert after < before + 2 * (before - low) + 0.15, found["eval/toy/near"]
+
+
+def problems(case: dict[str, str], credit: str) -> str:
+    made = text(case, credit)
+    with pytest.raises(RecipeError) as told:
+        assemble.check(parse(made, "r"), plugins.manager()[1], made, "r")
+    return str(told.value)
+
+
+def test_what_has_no_pairs_is_refused():
+    assert "line 8: credit: 'dpo' learns from pairs, but 'batch' makes none; use best-worst, all-pairs or pareto" in problems(
+        CASES["dpo"], "{use: batch}"
+    )
+
+
+def test_d3po_needs_one_first_noise_and_noisy_steps():
+    case = {**CASES["d3po"], "start": "sample"}
+    assert "line 5: rollout: 'd3po' compares samples that begin with the same noise; write start: group" in problems(case, JUDGED)
+    assert "'d3po' learns from noisy steps" in problems({**CASES["d3po"], "sampler": "{use: ode}"}, JUDGED)
+
+
+def test_a_consistency_model_is_not_made_a_denoiser():
+    assert "'dpo' trains a denoiser on its own samples" in problems({**CASES["dpo"], "sampler": "{use: consistency}"}, JUDGED)
+
+
+def test_a_group_of_one_has_no_siblings():
+    made = text(CASES["dpo"], "{use: batch}").replace("group: 4, start: sample", "group: 1, start: group").replace("use: dpo", "use: nft")
+    with pytest.raises(RecipeError, match=r"start: group is for siblings, but rollout.group is 1"):
+        assemble.check(parse(made.replace(", beta: 5", ""), "r"), plugins.manager()[1], made, "r")
