@@ -373,8 +373,6 @@ def test_the_methods_of_the_shipped_models_can_run_and_be_compared(benchmark, mo
     module = benchmark("methods")
     comparison = module.Comparison(tmp_path, 2560, 5, [])
     names = list(module.MODELS[model].methods)
-    if model == "flow" and "image/emoji-flow" not in comparison.catalog.entries["policies"]:
-        pytest.skip("the flow model is not shipped yet")
     comparison.refuse_unequal(model, names)
     for name in names:
         recipe = comparison.recipe(model, name)
