@@ -10,9 +10,10 @@ import torch
 
 from tests.core import preferences as write
 from tropism import checkpoint
-from tropism.data import parquet, tables, tars
+from tropism.data import collate, parquet, tables, tars
 from tropism.data.batches import Batches
 from tropism.data.faults import BadRow
+from tropism.data.folder import Folder
 from tropism.data.hpd import Hpd2
 from tropism.data.imagereward import ImageRewardDB
 from tropism.data.layout import Layout
@@ -20,8 +21,10 @@ from tropism.data.media import Media
 from tropism.data.pickapic import PickAPic
 from tropism.data.records import Label
 from tropism.data.stream import Stream
+from tropism.data.unpaired import Unpaired
 from tropism.data.webdataset import WebDataset
 from tropism.errors import DataError
+from tropism.toy import ToyPolicy
 
 
 class Counting(Layout):
@@ -217,8 +220,6 @@ def test_batches_are_decoded_and_resume(tmp_path):
 
 
 def test_labels_soft_choices_ties_and_segments_in_batches(tmp_path):
-    from tropism.data.folder import Folder
-
     write.media(tmp_path, "1.png", "2.png")
     base = {"prompt": "x", "a": "1.png", "b": "2.png"}
     rows = [{**base, "choice": 0.2, "segments": ["a", "tie"]}, {**base, "choice": "tie", "segments": ["b", "a"], "weight": 3}]
@@ -256,3 +257,39 @@ def test_shapes_that_differ_are_named(tmp_path):
 
     with pytest.raises(DataError, match=r"huge media: 4\n    .*x.tar row 0 .'0'. jpg_0: too many pixels"):
         Batches(Stream(layout, seed=None), refuse).pairs(1)
+
+
+def test_batches_become_pairs_and_labels_of_a_policy(tmp_path):
+    rows = [
+        {"prompt": "x", "a": "1.txt", "b": "2.txt", "choice": "b", "segments": ["a", "b"]},
+        {"prompt": "y", "a": "1.txt", "b": "2.txt", "choice": 0.75, "segments": ["tie", "a"], "weight": 2},
+    ]
+    write.as_jsonl(tmp_path / "x.jsonl", rows)
+    (tmp_path / "1.txt").write_text("1 0 0 0")
+    (tmp_path / "2.txt").write_text("2 0 0 0")
+
+    def decode(parts):
+        return torch.tensor([float(word) for word in parts[0].split()])
+
+    def taken(sizes):
+        batches = Batches(Stream(Folder(str(tmp_path)), seed=None), decode)
+        return [collate.pairs(batches.pairs(size), ToyPolicy(), lambda media: media * 10, seed=3, segment_axis=1) for size in sizes]
+
+    (both,) = taken([2])
+    assert both.winner[:, 0].tolist() == [20, 10] and both.loser[:, 0].tolist() == [10, 20]
+    assert both.weight.tolist() == [1, 2] and both.chance.tolist() == [1, 0.75] and len(both) == 2
+    assert both.segments.tolist() == [[-1, -1, 1, 1], [0, 0, 1, 1]] and both.cond.items == [{"prompt": "x"}, {"prompt": "y"}]
+    one, two = taken([1, 1])
+    assert torch.equal(torch.cat([one.cond.seed, two.cond.seed]), both.cond.seed) and one.cond.seed != two.cond.seed
+    assert taken([3])[0].cond.seed[2] not in both.cond.seed  # the next pass has other noise
+    odd = Batches(Stream(Folder(str(tmp_path)), seed=None), lambda parts: decode(parts)[:3]).pairs(1)
+    with pytest.raises(DataError, match="2 segments do not divide the 3 latent frames of axis 1"):
+        collate.pairs(odd, ToyPolicy(), lambda media: media, seed=3, segment_axis=1)
+    assert collate.pairs(odd, ToyPolicy(), lambda media: media, seed=3).segments is None
+    labels = Batches(Stream(Unpaired(Folder(str(tmp_path))), seed=None), decode)
+    assert collate.labelled(labels.labels(2), ToyPolicy(), lambda media: media, seed=3).label.tolist() == [-1, 1]
+    with pytest.raises(DataError, match=r"labels have weights \[2.0, 2.0\]; expected 0 to 1"):
+        collate.labelled(labels.labels(2), ToyPolicy(), lambda media: media, seed=3)
+    half = [{"prompt": "x", "media": "1.txt", "label": False, "weight": 0.5}]
+    weak = Batches(Stream(Folder(str(write.as_jsonl(tmp_path / "half.jsonl", half)))), decode).labels(1)
+    assert collate.labelled(weak, ToyPolicy(), lambda media: media, seed=3).label.tolist() == [-0.5]

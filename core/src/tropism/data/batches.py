@@ -21,7 +21,7 @@ R = TypeVar("R", Preference, Label)
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class DecodedPairs:
     """P pairs before encoding; :class:`tropism.types.Pairs` has the same fields for latents."""
 
     items: list[Item]  # P items: the prompt
@@ -31,10 +31,11 @@ class PairBatch:
     chance: torch.Tensor  # [P] float32 in [0.5, 1]: the probability that the winner is the better one
     segments: torch.Tensor | None  # [P, F] float32: 1 where the winner is better, -1 the loser, 0 a tie; None unless every pair has F
     meta: list[dict[str, Any]]
+    first: int  # the number of the first one among all that were taken
 
 
 @dataclass(frozen=True)
-class LabelBatch:
+class DecodedLabels:
     """M labelled media before encoding; :class:`tropism.types.Labelled` has the same fields for latents."""
 
     items: list[Item]
@@ -42,6 +43,7 @@ class LabelBatch:
     label: torch.Tensor  # [M] float32: 1 good, -1 bad
     weight: torch.Tensor  # [M] float32
     meta: list[dict[str, Any]]
+    first: int  # the number of the first one among all that were taken
 
 
 class Batches:
@@ -50,12 +52,13 @@ class Batches:
     def __init__(self, stream: Stream, decode: Decode) -> None:
         self.stream, self.decode = stream, decode
         self.tally = Tally()
+        self.taken = 0  # records given in batches
         self._fruitful = stream.epoch  # the last pass in which something could be decoded
 
-    def pairs(self, count: int) -> PairBatch:
+    def pairs(self, count: int) -> DecodedPairs:
         """The next ``count`` pairs. Raises DataError for a data set of labels, and where shapes differ."""
         records, media = self._take(count, Preference)
-        return PairBatch(
+        return DecodedPairs(
             items=[{"prompt": record.prompt} for record in records],
             winner=_stack([both[record.choice < 0.5] for record, both in zip(records, media)]),
             loser=_stack([both[record.choice >= 0.5] for record, both in zip(records, media)]),
@@ -63,26 +66,28 @@ class Batches:
             chance=torch.tensor([max(record.choice, 1 - record.choice) for record in records]),
             segments=_segments(records),
             meta=[record.meta for record in records],
+            first=self.taken - count,
         )
 
-    def labels(self, count: int) -> LabelBatch:
+    def labels(self, count: int) -> DecodedLabels:
         """The next ``count`` labelled media. Raises DataError for a data set of pairs, and where shapes differ."""
         records, media = self._take(count, Label)
-        return LabelBatch(
+        return DecodedLabels(
             items=[{"prompt": record.prompt} for record in records],
             media=_stack([one for (one,) in media]),
             label=torch.tensor([1.0 if record.label else -1.0 for record in records]),
             weight=torch.tensor([record.weight for record in records]),
             meta=[record.meta for record in records],
+            first=self.taken - count,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"stream": self.stream.state_dict(), "tally": self.tally.state_dict(), "fruitful": self._fruitful}
+        return {"stream": self.stream.state_dict(), "tally": self.tally.state_dict(), "taken": self.taken, "fruitful": self._fruitful}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stream.load_state_dict(state["stream"])
         self.tally.load_state_dict(state["tally"])
-        self._fruitful = state["fruitful"]
+        self.taken, self._fruitful = state["taken"], state["fruitful"]
 
     def _take(self, count: int, kind: type[R]) -> tuple[list[R], list[list[torch.Tensor]]]:
         records: list[R] = []
@@ -100,6 +105,7 @@ class Batches:
             records.append(record)
             media.append(decoded)
             self._fruitful = self.stream.epoch
+        self.taken += count
         return records, media
 
     def _decoded(self, record: Record) -> list[torch.Tensor]:
