@@ -99,11 +99,34 @@ def test_a_damaged_row_group_is_counted_with_its_rows(tmp_path):
     assert (
         tally.named["broken file"][0].startswith(f"{file} row 4: row group 1 is damaged: ") and "(4 rows)" in tally.named["broken file"][0]
     )
-    stream = Stream(PickAPic(str(file)), seed=None, window=3)
-    told = [next(stream).prompt for _ in range(6)]
-    again = Stream(PickAPic(str(file)), seed=None, window=3)
-    again.load_state_dict(stream.state_dict())
-    assert told[-1] == "prompt 9" and next(again).prompt == "prompt 10" and again.tally.rows == stream.tally.rows
+    resumes_everywhere(PickAPic(str(file)), 8)
+
+
+def resumes_everywhere(layout, records):
+    """The rows counted and the records given after taking up are those of an unbroken pass, wherever the damage lies in a window."""
+    for window in (1, 2, 3, 5):
+        for at in range(1, records):
+            stream, again = (Stream(layout, seed=None, window=window) for _ in range(2))
+            for _ in range(at):
+                next(stream)
+            again.load_state_dict(stream.state_dict())
+            left, right = ([record.a.name for record in one.one_pass()] for one in (stream, again))
+            assert left == right and len(left) == records - at, (window, at)
+            assert again.tally.rows == stream.tally.rows and again.tally.faults == stream.tally.faults, (window, at)
+
+
+def test_a_damaged_stretch_among_the_pictures_of_prompts_is_counted_once(tmp_path, monkeypatch):
+    write.media(tmp_path, *(f"{number}.png" for number in range(12)))
+    rows = [{"prompt_id": n // 2, "prompt": "x", "image_path": f"{n}.png", "rank": n % 2, "image_amount_in_total": 2} for n in range(12)]
+
+    def damaged(file, start, columns):
+        yield from list(enumerate(rows))[start:4]
+        yield 4, BadRow("broken file", "damaged", rows=4)
+        yield from list(enumerate(rows))[max(start, 8) :]
+
+    monkeypatch.setattr(tables, "rows", damaged)
+    (tmp_path / "x.parquet").write_bytes(b"")
+    resumes_everywhere(ImageRewardDB(str(tmp_path / "x.parquet")), 4)
 
 
 @pytest.mark.parametrize("cut", [513, 1500, 2100, 4000])
@@ -248,3 +271,69 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=r"needs pyarrow to be read\n  install it with: pip install 'tropism\[data\]'"):
         read(PickAPic(str(file)))
+
+
+def test_text_that_is_damaged_in_the_middle(tmp_path, monkeypatch):
+    rows = [{"n": number, "text": "x" * 50} for number in range(20)]
+    file = write.as_json(tmp_path / "x.json", rows)
+    monkeypatch.setattr(tables, "CHUNK", 64)
+    content = file.read_bytes()
+    file.write_bytes(content[:700] + b"\xff" + content[701:])
+    found = [row for _, row in tables.rows(file, 0)]
+    spoilt = next(number for number, row in enumerate(found) if isinstance(row, BadRow))
+    assert 5 < spoilt < 19 and found[spoilt].reason == "not UTF-8" and len(found) == 20
+    assert found[:spoilt] + found[spoilt + 1 :] == rows[:spoilt] + rows[spoilt + 1 :]
+    monkeypatch.setattr(tables, "LONGEST", 500)
+    file.write_bytes(content.replace(b'"n": 3,', b'"n" 3,'))
+    *found, (number, fault) = tables.rows(file, 0)
+    assert [row for _, row in found] == rows[:3] and number == 3 and fault.reason.startswith("not JSON from this row on: Expecting ':'")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n" + "y" * 200_000 + ",3\n4,5\n")
+    found = list(tables.rows(tmp_path / "x.csv", 0))
+    assert found[0][1] == {"a": "1", "b": "2"} and "field larger than field limit" in found[1][1].reason
+    assert found[-1][1] == {"a": "4", "b": "5"}
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(DataError, match=r"nothing usable in .*empty\.json as Hpd2:\n  0 rows read"):
+        read(Hpd2(str(tmp_path / "empty.json")))
+
+
+def test_prompts_that_are_scattered_are_read_in_parts_and_bad_rows_stay_bad(tmp_path, monkeypatch):
+    from tropism.data import imagereward
+
+    monkeypatch.setattr(imagereward, "OPEN", 2)
+    prompts = ["p0", "p0", "p1", "p2", "p0", "p3", "p3"]  # p0 is given up with two of its three pictures when p2 comes
+    rows = [{"prompt_id": p, "prompt": p, "image_path": f"{n}.png", "rank": n, "image_amount_in_total": 3} for n, p in enumerate(prompts)]
+    write.media(tmp_path, *(f"{number}.png" for number in range(7)))
+    file = write.as_jsonl(tmp_path / "x.json", rows)
+    with file.open("a") as stream:
+        stream.write("broken\n")
+    found, tally = read(ImageRewardDB(str(file)))
+    assert [(record.prompt, record.meta["ranks"]) for record in found] == [("p0", [0, 1]), ("p3", [5, 6])]
+    assert tally.faults == {"unlabelled": 3, "broken file": 1} and "row 7: not JSON" in tally.named["broken file"][0]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "x", "a": "a", "b": "b", "choice": 2}, "'choice' is 2; expected a, b, tie or a probability"),
+        ({"prompt": "x", "a": "a", "b": "b", "choice": "a", "segments": "a"}, "'segments' is 'a'; expected a list"),
+        ({"prompt": "x", "file_name": [], "label": 1}, "media: the cell is empty"),
+    ],
+)
+def test_lines_of_a_folder_that_mean_nothing(tmp_path, row, reason):
+    write.media(tmp_path, "a", "b")
+    with pytest.raises(DataError, match=reason):
+        read(Folder(str(write.as_jsonl(tmp_path / "x.jsonl", [row]))))
+
+
+@pytest.mark.parametrize(
+    ("sample", "reason"),
+    [
+        ({**write.tar_pair(0), "label_1.txt": b"1"}, "labels 1 and 1; expected 1 and 0, or 0.5 twice"),
+        ({**write.tar_pair(0), "original_prompt.txt": b"\xff"}, "'original_prompt.txt' is not UTF-8"),
+        ({**write.tar_pair(0), "original_prompt.txt": b" "}, "'original_prompt.txt' is empty"),
+        ({"txt": b"x", "jpg": b"", "cls": b"1"}, r"x.tar row 0 \('0'\) has no bytes"),
+    ],
+)
+def test_samples_of_a_tar_that_mean_nothing(tmp_path, sample, reason):
+    with pytest.raises(DataError, match=reason):
+        read(WebDataset(str(write.as_tar(tmp_path / "x.tar", {"0": sample}))))

@@ -20,6 +20,7 @@ Rows = Iterator[tuple[int, Row | BadRow]]
 
 SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
 CHUNK = 2**16  # characters read at a time
+MARKED = "surrogateescape"  # a byte that is not UTF-8 spoils its own row, not the reading
 LONGEST = 2**26  # characters of one row of text; beyond it a file is taken for damaged
 
 
@@ -57,7 +58,7 @@ def _lines(file: Path, start: int) -> Rows:
 def _array(file: Path, start: int) -> Rows:
     """The objects of one JSON array, without ever holding more than a few of them."""
     decoder, number, text, place = json.JSONDecoder(), 0, "", 0
-    with file.open(encoding="utf-8-sig") as stream:
+    with file.open(encoding="utf-8-sig", errors=MARKED) as stream:
         text = stream.read(CHUNK)
         place = text.index("[") + 1
         while True:
@@ -66,28 +67,25 @@ def _array(file: Path, start: int) -> Rows:
             if text.startswith("]", place):
                 return
             try:
-                value, place = decoder.raw_decode(text, place)
+                value, end = decoder.raw_decode(text, place)
             except json.JSONDecodeError as error:
                 if len(text) - place > LONGEST:
                     yield number, BadRow("broken file", f"not JSON from this row on: {error.msg}")
                     return
-                try:  # as much again as is held: a long row is then parsed a few times, not once a chunk
-                    more = stream.read(max(CHUNK, len(text) - place))
-                except UnicodeDecodeError as broken:
-                    yield number, BadRow("broken file", f"not UTF-8 from about this row on: {broken}")
-                    return
+                more = stream.read(max(CHUNK, len(text) - place))  # as much again: a long row is parsed a few times, not once a chunk
                 if not more:
                     yield number, BadRow("broken file", "the file ends in the middle of its rows")
                     return
                 text, place = text[place:] + more, 0
                 continue
             if number >= start:
-                yield number, value if isinstance(value, dict) else _no_object(value)
-            number += 1
+                whole = value if isinstance(value, dict) else _no_object(value)
+                yield number, whole if _is_utf8(text[place:end]) else BadRow("broken file", "not UTF-8")
+            number, place = number + 1, end
 
 
 def _csv(file: Path, start: int) -> Rows:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+    with file.open(encoding="utf-8-sig", errors=MARKED, newline="") as stream:
         reader, number = csv.reader(stream), 0
         header = next(reader, [])
         while True:
@@ -109,9 +107,17 @@ def _csv(file: Path, start: int) -> Rows:
 def _named(header: list[str], cells: list[str]) -> Row | BadRow:
     if len(cells) != len(header):
         return BadRow("broken file", f"found {len(cells)} cells; the header has {len(header)}")
-    if any("\ufffd" in cell for cell in cells):
+    if not _is_utf8("".join(cells)):
         return BadRow("broken file", "not UTF-8")
     return dict(zip(header, cells))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _no_object(value: Any) -> BadRow:
