@@ -12,9 +12,13 @@ from tropism.optimizers.awm import Awm
 from tropism.optimizers.d3po import D3po
 from tropism.optimizers.direct import Direct
 from tropism.optimizers.dpo import Dpo
+from tropism.optimizers.dro import Dro
+from tropism.optimizers.inpo import Inpo
+from tropism.optimizers.kto import Kto
 from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.optimizers.rlcm_direct import RlcmDirect
+from tropism.optimizers.smpo import Smpo
 from tropism.policies.pipeline import capture
 from tropism.testing import OptimizerContract, PolicyContract, RewardContract, scored
 from tropism.toy import Near, ToyPolicy
@@ -98,8 +102,32 @@ class TestForwardProcess(OptimizerContract):
 
 class TestPreferences(OptimizerContract):
     @pytest.fixture(
-        params=[D3po(), D3po(sides="one", average=0.9), Dpo(beta=2.0), Dpo(beta=2.0, noise="own", anchor=0.1, keep=0.9, average=0.9)],
-        ids=["d3po", "d3po one-sided", "dpo", "dpo with all stabilisers"],
+        params=[
+            D3po(),
+            D3po(sides="one", average=0.9),
+            Dpo(beta=2.0),
+            Dpo(beta=2.0, noise="own", anchor=0.1, keep=0.9, average=0.9),
+            Inpo(beta=2.0),
+            Inpo(beta=2.0, mode="compat", by="reference", eta=0.1),
+            Smpo(beta=0.2),
+            Kto(beta=2.0),
+            Kto(beta=2.0, utility="risk-seeking", anchor=0.1),
+            Dro(),
+            Dro(kl=0.1, draws=2),
+        ],
+        ids=[
+            "d3po",
+            "d3po one-sided",
+            "dpo",
+            "dpo with all stabilisers",
+            "inpo",
+            "inpo compat",
+            "smpo",
+            "kto",
+            "kto risk-seeking",
+            "dro",
+            "dro with kl",
+        ],
     )
     def optimizer(self, request):
         return request.param

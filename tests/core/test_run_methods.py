@@ -44,6 +44,9 @@ CASES = {
     "awm": {"sampler": "{use: ode, order: 2}", "optimizer": "{use: awm, draws: 2}", "parametrization": "v_prediction"},
     "d3po": {"sampler": "{use: ddim}", "optimizer": "{use: d3po, average: 0.9}", "window": ", start: group", "credit": "best-worst"},
     "dpo": {"sampler": "{use: ode}", "optimizer": "{use: dpo, beta: 5, keep: 0.5, draws: 2}", "credit": "all-pairs"},
+    "inpo": {"sampler": "{use: ode}", "optimizer": "{use: inpo, mode: compat, eta: 0.1, draws: 2}", "credit": "best-worst"},
+    "kto": {"sampler": "{use: ode}", "optimizer": "{use: kto, beta: 3, kl: balanced, average: 0.9, draws: 2}"},
+    "dro": {"sampler": "{use: ode}", "optimizer": "{use: dro, kl: 0.1, draws: 2}", "parametrization": "flow"},
     "direct": {"sampler": "{use: ddim, eta: 0.5}", "optimizer": "{use: direct, last: [1, 3]}"},
     "hybrid": {"sampler": "{use: consistency}", "optimizer": "{use: rlcm-direct}"},
 }

@@ -30,6 +30,10 @@ CASES = {
     "d3po": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0}"},
     "d3po, one-sided": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0, sides: one, reference: rollout}"},
     "dpo": {"optimizer": "{use: dpo, beta: 5}"},
+    "inpo": {"optimizer": "{use: inpo, beta: 5, draws: 2}"},
+    "smpo": {"optimizer": "{use: smpo, beta: 1, draws: 2}"},
+    "kto": {"optimizer": "{use: kto, beta: 2}"},
+    "dro": {"optimizer": "{use: dro, kl: 0.5}"},
     "flow-dpo": {"optimizer": "{use: dpo, beta: 5, noise: own, keep: 0.5}", "parametrization": "flow"},
 }
 JUDGED = "{use: best-worst}"
@@ -55,7 +59,7 @@ def test_the_hidden_reward_rises(tmp_path, name):
     before, after = found["eval/toy/near"]
     assert after > before + 0.5, found["eval/toy/near"]
     assert found["train/zero_advantage_share"] == [0.5] * 20, "two of four siblings are paired"
-    assert "train/implicit_accuracy" in found and "train/first_ratio_error" in found
+    assert ("train/growth" if name == "dro" else "train/implicit_accuracy") in found and "train/first_ratio_error" in found
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -76,6 +80,11 @@ def test_what_has_no_pairs_is_refused():
     assert "line 8: credit: 'dpo' learns from pairs, but 'batch' makes none; use best-worst, all-pairs or pareto" in problems(
         CASES["dpo"], "{use: batch}"
     )
+
+
+def test_what_needs_segments_is_refused_where_whole_samples_are_judged():
+    found = problems({"optimizer": "{use: densedpo}"}, JUDGED)
+    assert "line 9: optimizer: 'densedpo' learns from labels of segments, but judges of a rollout compare whole samples; use dpo" in found
 
 
 def test_d3po_needs_one_first_noise_and_noisy_steps():

@@ -16,9 +16,13 @@ from tropism.optimizers.base import plan
 from tropism.optimizers.d3po import D3po
 from tropism.optimizers.direct import Direct
 from tropism.optimizers.dpo import Dpo
+from tropism.optimizers.dro import Dro
+from tropism.optimizers.inpo import Inpo
+from tropism.optimizers.kto import Kto
 from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.optimizers.rlcm_direct import RlcmDirect
+from tropism.optimizers.smpo import Smpo
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.pipeline import capture
 from tropism.testing import condition
@@ -32,6 +36,10 @@ OPTIMIZERS = {
     "awm": lambda: Awm(draws=3),
     "d3po": lambda: D3po(beta=1.0),
     "dpo": lambda: Dpo(beta=5.0, draws=2),
+    "inpo": lambda: Inpo(beta=5.0, steps=5, draws=2),
+    "smpo": lambda: Smpo(beta=1.0, draws=2),
+    "kto": lambda: Kto(beta=2.0, draws=2),
+    "dro": lambda: Dro(draws=2, kl=0.5),
     "draft": lambda: Direct(2),
     "alignprop": lambda: Direct([1, 4]),
     "refl": lambda: Direct([1, 3], jump=True, ceiling=3.0),

@@ -31,6 +31,11 @@ def register_optimizers() -> list[Entry]:
         Entry("awm", "tropism.optimizers.awm:Awm", "advantage-weighted matching of finished samples"),
         Entry("d3po", "tropism.optimizers.d3po:D3po", "preferences between trajectories of one first noise, step by step (D3PO)"),
         Entry("dpo", "tropism.optimizers.dpo:Dpo", "preferences by denoising errors (Diffusion-DPO, Flow-DPO, masked DPO)"),
+        Entry("inpo", "tropism.optimizers.inpo:Inpo", "Diffusion-DPO at states that inversion leads to (InPO)"),
+        Entry("smpo", "tropism.optimizers.smpo:Smpo", "InPO with soft labels and a corrected inversion (SmPO)"),
+        Entry("densedpo", "tropism.optimizers.densedpo:DenseDpo", "preferences of segments or regions, one sigmoid for a pair (DenseDPO)"),
+        Entry("kto", "tropism.optimizers.kto:Kto", "samples labelled good or bad, against their reference (Diffusion-KTO)"),
+        Entry("dro", "tropism.optimizers.dro:Dro", "samples labelled good or bad, without a reference (DSO's DRO)"),
         Entry("direct", "tropism.optimizers.direct:Direct", "back-propagation of a differentiable reward (DRaFT, AlignProp, ReFL)"),
         Entry("rlcm-direct", "tropism.optimizers.rlcm_direct:RlcmDirect", "policy gradient, and back-propagation through the last step"),
     ]

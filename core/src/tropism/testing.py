@@ -31,6 +31,7 @@ from tropism.diffusion.samplers import DDIM, Sampler
 from tropism.diffusion.schedules import PARAMETRIZATIONS
 from tropism.judges import AllPairs
 from tropism.optimizers.base import NEEDS, Batch, Optimizer, plan
+from tropism.optimizers.denoising import mean_square, residual
 from tropism.policies.adapters import Trainable
 from tropism.policy import Policy
 from tropism.rewards.base import Reward, needs, score
@@ -307,8 +308,11 @@ def _liking(optimizer: Optimizer, policy: Policy, rollout: Rollout) -> float:
         total = torch.zeros(len(rollout))
         for number in range(optimizer.draws):
             at = noised(policy, rollout.x0, rollout.cond.seed.tolist(), torch.full_like(rows, number), optimizer.draws, 0)
-            total -= (at.predicted(policy, rollout.cond.encoded)[0] - at.x0).square().sum(1)
-        return (total * favour).sum().item()
+            if "labels" in optimizer.needs:  # which know good from bad only, by the error that the network was trained on
+                total -= mean_square(residual(policy, at, rollout.cond.encoded))
+            else:
+                total -= (at.predicted(policy, rollout.cond.encoded)[0] - at.x0).square().sum(1)
+        return (total * (favour.sign() if "labels" in optimizer.needs else favour)).sum().item()
     trained = rollout.steps.on.nonzero().flatten().tolist()
     logp = torch.stack([replay(policy, DDIM(1.0), rollout, rows, torch.full_like(rows, index)) for index in trained]).sum(0)
     return (logp * favour).sum().item()
