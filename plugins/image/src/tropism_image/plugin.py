@@ -44,7 +44,8 @@ def register_datasets() -> list[Entry]:
             "image/emoji-captions",
             f"{HERE}.captions:EmojiCaptions",
             "names of emoji that the shipped models know, and some they have never seen",
-        )
+        ),
+        Entry("image/animals", f"{HERE}.animals:Animals", "animals, alone or at occupations, for large models (DDPO's task)"),
     ]
 
 
@@ -58,6 +59,14 @@ def register_recipes() -> list[Entry]:
         Entry("image/rlcm-align", f"{HERE}:recipes/rlcm-align.yaml", "RLCM: pictures that fit their prompt better"),
         Entry("image/ddpo-compress", f"{HERE}:recipes/ddpo-compress.yaml", "DDPO on the diffusion teacher, for comparison"),
         Entry("image/ddpo-align", f"{HERE}:recipes/ddpo-align.yaml", "DDPO on the diffusion teacher, for comparison"),
+        Entry("image/sd15-ddpo", f"{HERE}:recipes/sd15-ddpo.yaml", "DDPO on Stable Diffusion 1.5"),
+        Entry("image/sdxl-ddpo", f"{HERE}:recipes/sdxl-ddpo.yaml", "DDPO on Stable Diffusion XL"),
+        Entry("image/lcm-dreamshaper-rlcm", f"{HERE}:recipes/lcm-dreamshaper-rlcm.yaml", "RLCM on LCM-Dreamshaper v7"),
+        Entry("image/sdxl-turbo-ddpo", f"{HERE}:recipes/sdxl-turbo-ddpo.yaml", "a policy gradient on SDXL-Turbo's four steps"),
+        Entry("image/sd35-medium-grpo", f"{HERE}:recipes/sd35-medium-grpo.yaml", "Flow-GRPO on Stable Diffusion 3.5 medium"),
+        Entry("image/sd35-medium-nft", f"{HERE}:recipes/sd35-medium-nft.yaml", "DiffusionNFT on Stable Diffusion 3.5 medium"),
+        Entry("image/flux-dev-mixgrpo", f"{HERE}:recipes/flux-dev-mixgrpo.yaml", "MixGRPO on FLUX.1-dev"),
+        Entry("image/qwen-image-grpo-fast", f"{HERE}:recipes/qwen-image-grpo-fast.yaml", "Flow-GRPO-Fast on Qwen-Image"),
     ]
 
 
