@@ -105,6 +105,7 @@ def test_split_inverts_the_noising_whatever_the_network_predicts(parametrization
         "sample": x0,
         "v_prediction": like(alpha, x0) * noise - like(sigma, x0) * x0,
         "flow": noise - x0,
+        "edm": like(sigma, x0) * x0 - like(alpha, x0) * noise,
     }[parametrization]
     found_x0, found_noise = split(output, x, Level(angle.float(), alpha.float(), sigma.float()), parametrization)
     torch.testing.assert_close(found_x0, x0.float(), rtol=1e-4, atol=1e-5)

@@ -39,7 +39,7 @@ class Phase:
         outputs: list[Any] = []
         for rule, cond in zip(self.rules, conditions, strict=True):
             network = getattr(pipe, rule.module)
-            dtype = next(network.parameters()).dtype
+            dtype = _dtype(network)
             with attention.of(network, rule.processors):
                 outputs.append(network(**rule.keywords(x, t, rule.trimmed(cond), dtype, outputs)))
         return self.guidance.combine(self.parts(outputs), t)
@@ -194,7 +194,7 @@ class Study:
         targets = [self.family.sign * self.arranged(record.prediction) for record in records]
         targets = [_cut(target, state) for target, state in zip(targets, states, strict=True)]
         options = [roles.readings(rule, call, states[0]) for rule, call in zip(rules, records[0].calls, strict=True)]
-        dtype = next(getattr(self.pipe, rules[0].module).parameters()).dtype
+        dtype = _dtype(getattr(self.pipe, rules[0].module))
         reasons: list[CaptureRefused] = []
         for choice in itertools.product(*options):
             phase = Phase(list(choice), guidance.Guidance(torch.ones(1)), signature, self.order)
@@ -304,6 +304,12 @@ def _scaled_batch(signature: Signature, known: Sequence[Signature]) -> int:
             if len(ratios) == 1:
                 return number
     raise PolicyError(f"the pipeline calls {signature}, which it did not do when it was captured")
+
+
+def _dtype(network: Any) -> torch.dtype:
+    """The type that a network computes in; its first parameter may be one that is kept in float32."""
+    found: torch.dtype = network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
+    return found
 
 
 def _first_order(scheduler: Any) -> bool:
