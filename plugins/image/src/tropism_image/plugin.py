@@ -12,7 +12,7 @@ def register_policies() -> list[Entry]:
     return [
         Entry("image/emoji-lcm", f"{HERE}.generators.emoji:consistency", "our 2.3 M-parameter text-to-emoji consistency model, shipped"),
         Entry("image/emoji-sd", f"{HERE}.generators.emoji:diffusion", "its Stable Diffusion teacher, shipped"),
-        Entry("image/emoji-flow", f"{HERE}.generators.emoji:flow", "a rectified flow of the same names (Stable Diffusion 3 classes), shipped"),
+        Entry("image/emoji-flow", f"{HERE}.generators.emoji:flow", "a rectified flow of the same names (Stable Diffusion 3), shipped"),
     ]
 
 
