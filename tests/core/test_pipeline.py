@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 
 import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion as stable_diffusion
 import pytest
@@ -238,3 +239,11 @@ def test_pipelines_in_half_precision_round_the_time_as_they_do(name):
     assert policy.replay_error < 1e-2
     if name in ("flux", "qwen-image"):
         assert policy.replay_error == 0.0
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "unet", "scheduler"])
+def test_a_part_that_a_folder_lacks_is_named(part, tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / part)
+    with pytest.raises(PolicyError, match=rf"its model_index.json names {part}, which is not there"):
+        from_folder(str(tmp_path))

@@ -167,11 +167,20 @@ class PipelinePolicy:
         return made if self.clip is None else made.clamp(-self.clip, self.clip)
 
 
-def _absent(source: str) -> dict[str, None]:
-    """The parts that a folder was saved without (SD3 without T5): diffusers wants to be told of them again."""
+def _index(source: str) -> dict[str, Any]:
+    """The parts that a folder's model_index.json names, with library and class; none for a hub name."""
     index = Path(source) / "model_index.json"
     parts = json.loads(index.read_text()) if index.is_file() else {}
-    return {name: None for name, value in parts.items() if value == [None, None]}
+    return {name: value for name, value in parts.items() if isinstance(value, list) and len(value) == 2}
+
+
+def _named(source: str) -> list[str]:
+    return [name for name, (library, _) in _index(source).items() if isinstance(library, str)]
+
+
+def _absent(source: str) -> dict[str, None]:
+    """The parts that a folder was saved without (SD3 without T5): diffusers wants to be told of them again."""
+    return {name: None for name, value in _index(source).items() if value == [None, None]}
 
 
 def _shape(call: Call, name: str) -> str:
@@ -201,7 +210,12 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
     and the reward would score that).
     """
     left_out = {**_absent(source), **dict.fromkeys(without)}
-    shown = not logging.is_progress_bar_enabled()
+    if missing := [name for name in _named(source) if name not in left_out and not (Path(source) / name).exists()]:
+        raise PolicyError(
+            f"cannot load a pipeline from folder '{source}': its model_index.json names {', '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not there"
+        )
+    hidden = not logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # a bar for five small files only hides what matters
     try:
         pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **left_out)
@@ -213,7 +227,7 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
             f"  found there: {found}; expected a diffusers folder with model_index.json and the parts that it names"
         ) from error
     finally:
-        if not shown:
+        if not hidden:
             logging.enable_progress_bar()
     if unknown := [name for name in without if name not in pipe.components]:
         raise PolicyError(f"without: {type(pipe).__name__} has no part '{unknown[0]}'{nearest(unknown[0], pipe.components)}")

@@ -54,7 +54,7 @@ def register_datasets() -> list[Entry]:
 def register_recipes() -> list[Entry]:
     return [
         Entry(
-            "image/rlcm-compress", f"{HERE}:recipes/rlcm-compress.yaml", "RLCM: pictures that compress well, in two minutes on two cores"
+            "image/rlcm-compress", f"{HERE}:recipes/rlcm-compress.yaml", "RLCM: pictures that compress well, in minutes on two cores"
         ),
         Entry("image/rlcm-incompress", f"{HERE}:recipes/rlcm-incompress.yaml", "RLCM: pictures that do not compress"),
         Entry("image/rlcm-align", f"{HERE}:recipes/rlcm-align.yaml", "RLCM: pictures that fit their prompt better"),
