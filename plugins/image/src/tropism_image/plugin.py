@@ -53,9 +53,7 @@ def register_datasets() -> list[Entry]:
 @hookimpl
 def register_recipes() -> list[Entry]:
     return [
-        Entry(
-            "image/rlcm-compress", f"{HERE}:recipes/rlcm-compress.yaml", "RLCM: pictures that compress well, in minutes on two cores"
-        ),
+        Entry("image/rlcm-compress", f"{HERE}:recipes/rlcm-compress.yaml", "RLCM: pictures that compress well, in minutes on two cores"),
         Entry("image/rlcm-incompress", f"{HERE}:recipes/rlcm-incompress.yaml", "RLCM: pictures that do not compress"),
         Entry("image/rlcm-align", f"{HERE}:recipes/rlcm-align.yaml", "RLCM: pictures that fit their prompt better"),
         Entry("image/ddpo-compress", f"{HERE}:recipes/ddpo-compress.yaml", "DDPO on the diffusion teacher, for comparison"),
