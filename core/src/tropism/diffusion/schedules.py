@@ -43,6 +43,15 @@ def split(prediction: torch.Tensor, x: torch.Tensor, level: Level, parametrizati
     raise PolicyError(f"unknown parametrization '{parametrization}'; expected one of {', '.join(PARAMETRIZATIONS)}")
 
 
+def boundary_weights(level: Level, boundary: tuple[float, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(c_skip, c_out) of the consistency boundary condition (arXiv 2303.01469, appendix C) for (sigma_data, time scale)."""
+    if boundary is None:
+        return torch.zeros_like(level.t), torch.ones_like(level.t)
+    data, scale = boundary
+    scaled = level.t * scale
+    return data**2 / (scaled**2 + data**2), scaled / (scaled**2 + data**2).sqrt()
+
+
 class Schedule(Protocol):
     """The noise levels of a model: which a sampler visits, which training draws, and what the network's output means there."""
 
@@ -113,11 +122,7 @@ class Diffusion:
 
     def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
         """(c_skip, c_out) of a consistency model at a level; (0, 1) where the model has none."""
-        if self.boundary is None:
-            return torch.zeros_like(level.t), torch.ones_like(level.t)
-        data, scale = self.boundary
-        scaled = level.t * scale
-        return data**2 / (scaled**2 + data**2), scaled / (scaled**2 + data**2).sqrt()
+        return boundary_weights(level, self.boundary)
 
     def _ending(self, t: torch.Tensor, final: float) -> Level:
         bar = torch.cat([self.bar[t], torch.tensor([final])])
@@ -146,7 +151,7 @@ class Flow:
         return self._shifted(u)
 
     def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(level.t), torch.ones_like(level.t)
+        return boundary_weights(level, None)
 
     def _shifted(self, u: torch.Tensor) -> Level:
         sigma = self.shift * u / (1 + (self.shift - 1) * u)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tropism.diffusion.schedules import Flow
+from tropism.diffusion.schedules import Flow, boundary_weights
 from tropism.errors import CaptureRefused, PolicyError
 from tropism.policies.record import Recording, StepRecord
 from tropism.types import Level
@@ -127,11 +127,7 @@ class PipelineSchedule:
         raise PolicyError("an EDM schedule has no table of training times; methods that draw them cannot train this pipeline yet")
 
     def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.boundary is None:
-            return torch.zeros_like(level.t), torch.ones_like(level.t)
-        data, scale = self.boundary
-        scaled = level.t * scale
-        return data**2 / (scaled**2 + data**2), scaled / (scaled**2 + data**2).sqrt()
+        return boundary_weights(level, self.boundary)
 
 
 def schedule(scheduler: Any, ask: Callable[[int], Level]) -> PipelineSchedule:
