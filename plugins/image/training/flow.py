@@ -1,4 +1,4 @@
-"""Step 3b: the flow model, a ``StableDiffusion3Pipeline`` of 3.7 million parameters in the same latents.
+"""Step 3b: the flow model, a ``StableDiffusion3Pipeline`` of 3.6 million parameters in the same latents.
 
 ``python flow.py emoji.npz OUT`` (OUT holds ``vae`` from step 1 and ``teacher`` from step 2, whose text encoder it begins with). Rectified
 flow (arXiv 2403.03206): velocity eps - x0, times drawn from a logit-normal, captions dropped for one picture in ten.
