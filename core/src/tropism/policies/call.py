@@ -14,6 +14,7 @@ from tropism.types import Item
 
 PROBE_PROMPTS = ("a red apple", "the face of a cat")  # two that differ, so that the layout of a stacked batch shows
 RESERVED = {"generator", "output_type", "return_dict", "callback_on_step_end"}
+BATCHED = ("prompt", "class_labels")  # what every pipeline takes as a list; few take a list of pictures
 KINDS = {"images": "image", "frames": "video", "audios": "audio", "audio_values": "audio"}
 
 
@@ -92,7 +93,7 @@ class PipelineCall:
             if missing:
                 raise PolicyError(f"an item has no '{name}', which the others have: {missing[0]}")
             values = [item[name] for item in items]
-            single = len(values) == 1 and name not in ("prompt", "class_labels")  # few pipelines take a list of pictures
+            single = len(values) == 1 and name not in BATCHED
             given[name] = values[0] if single else torch.stack(values) if isinstance(values[0], torch.Tensor) else values
         if "prompt" not in self.parameters and "batch_size" in self.parameters:
             given["batch_size"] = count

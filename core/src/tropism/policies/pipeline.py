@@ -23,12 +23,11 @@ from tropism.diffusion.noise import Draw
 from tropism.engine import default_device
 from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
 from tropism.policies import grid
-from tropism.policies.call import PipelineCall
+from tropism.policies.call import BATCHED, PipelineCall
 from tropism.policies.record import Call, Watch
 from tropism.policies.study import PROBE_STEPS, Study, constant_noise
 from tropism.types import Item, Level, Tree, tree_cat, tree_map
 
-BATCHED = ("prompt", "class_labels")  # what every pipeline takes as a list; few take a list of pictures
 FINE = 50  # steps of a cheap look at where a pipeline changes its networks
 
 
@@ -92,11 +91,11 @@ class PipelinePolicy:
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
         """Let the pipeline finish: its loop runs with its networks answered for, and ends in ``x0``. Differentiable where it is."""
-        memory = self.memory.setdefault((len(x0), x0.device), {})
-        items = [self.study.items[0]] * len(x0)
         if len(x0) > 1 and (self.call.single or self.call.kind == "video"):  # decoders of video need their memory for one sample
             parts = [self.decode(row) for row in x0.split(1)]
             return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+        memory = self.memory.setdefault((len(x0), x0.device), {})
+        items = [self.study.items[0]] * len(x0)
         with Watch(self.study.answers, ending=self.study.ending(x0), memory=memory)(self.pipe):
             return {self.call.kind: self.call.finish(items, PROBE_STEPS[0])}
 

@@ -54,6 +54,7 @@ class Recording:
     scheduler: Any
     steps: list[StepRecord] = field(default_factory=list)
     pending: list[Call] = field(default_factory=list)
+    begun: bool = False  # whether the scheduler has taken a step
 
     def denoising(self, known: Collection[str] = ()) -> list[StepRecord]:
         """The steps with only the ``known`` modules, or else with those that are called again after the first step: encoders, called
@@ -107,7 +108,7 @@ class Watch:
         @functools.wraps(forward)
         def spy(*args: Any, **kwargs: Any) -> Any:
             arguments = named(signature, args, kwargs)
-            before = not recording.steps and name not in self.answers
+            before = not recording.begun and name not in self.answers
             if before and replay and name in (self.memory or {}):
                 told[name] = told.get(name, -1) + 1
                 output = (self.memory or {})[name][told[name]]
@@ -117,7 +118,9 @@ class Watch:
                 output = forward(*args, **kwargs)
                 if before and self.memory is not None and not replay:
                     self.memory.setdefault(name, []).append(output)
-            recording.pending.append(Call(name, detached(arguments), detached(output), dict(getattr(module, "attn_processors", {}))))
+            if self.ending is None:  # a run that only has to end somewhere teaches nothing, so nothing of it is copied
+                processors = dict(getattr(module, "attn_processors", {}))
+                recording.pending.append(Call(name, detached(arguments), detached(output), processors))
             return output
 
         return spy
@@ -226,15 +229,17 @@ def _watched(recording: Recording, ending: torch.Tensor | None) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         if not isinstance(given.get("sample"), torch.Tensor):
             raise CaptureRefused(f"{type(scheduler).__name__}.step takes no sample; its pipelines cannot be captured")
+        recording.begun = True
+        if ending is not None:
+            result = original(*args, **kwargs)
+            return mapped(lambda value: ending.to(value.dtype) if value.shape == ending.shape else value, result)
         calls, recording.pending = recording.pending, []
         t = torch.as_tensor(given["timestep"]).detach().clone().flatten()[:1].squeeze()
         found = (torch.as_tensor(scheduler.timesteps).double().cpu() - t.double().cpu()).abs().argmin()
         prediction, x = given["model_output"].detach().clone(), given["sample"].detach().clone()
         result = original(*args, **kwargs)
         recording.steps.append(StepRecord(calls, prediction, t, x, int(found), first_tensor(result).detach().clone()))
-        if ending is None:
-            return result
-        return mapped(lambda value: ending.to(value.dtype) if value.shape == ending.shape else value, result)
+        return result
 
     scheduler.step = step
     return scheduler

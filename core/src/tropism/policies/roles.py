@@ -11,7 +11,7 @@ import torch
 from tropism.errors import CaptureRefused
 from tropism.policies.conditions import Rows, batch_axis, by_sample, other_axes, same, stacked
 from tropism.policies.layout import Entrance, entrance, outlet
-from tropism.policies.record import Arguments, Call, StepRecord, first_tensor, nested, tensors_of
+from tropism.policies.record import Arguments, Call, StepRecord, first_tensor, mapped, nested, tensors_of
 from tropism.types import Tree
 
 
@@ -54,7 +54,8 @@ class Link:
 
     def value(self, outputs: Sequence[Any]) -> Any:
         source = tensors_of(outputs[self.call])
-        return _filled(self.form, iter([self.factor * source[place] for place in self.places]))
+        tensors = iter([self.factor * source[place] for place in self.places])
+        return mapped(lambda _: next(tensors), self.form)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class CallRule:
     def place(self, device: torch.device) -> None:
         """Move the arguments that never change, once, so that no call waits for a copy."""
         for name, value in self.constants.items():
-            self.constants[name] = _placed(value, device)
+            self.constants[name] = mapped(lambda tensor: tensor.to(device), value)
 
     def parts(self, output: Any) -> list[torch.Tensor]:
         """A call's output by guidance copy, cut to the prediction: ``copies`` tensors [B, ...]; none where it only helps."""
@@ -279,17 +280,3 @@ def _ratio(tensor: torch.Tensor, source: torch.Tensor) -> float | None:
     a, b = tensor.double(), source.double()
     factor = (a * b).sum() / b.square().sum().clamp(min=1e-30)
     return factor.item() if factor != 0 and (a - factor * b).norm() <= 1e-4 * a.norm() else None
-
-
-def _filled(form: Any, tensors: Any) -> Any:
-    if isinstance(form, torch.Tensor):
-        return next(tensors)
-    return type(form)(_filled(inner, tensors) for inner in form)
-
-
-def _placed(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if type(value) in (list, tuple):
-        return type(value)(_placed(inner, device) for inner in value)
-    return value
