@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from tropism.diffusion.noising import Noised, noised
-from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights
+from tropism.diffusion.noising import Noised
+from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights, renoised
 from tropism.policy import Policy
-from tropism.types import tree_map
 
 
 @dataclass
@@ -44,9 +43,7 @@ class Awm(Optimizer):
     def loss(self, policy: Policy, batch: SampleBatch) -> tuple[torch.Tensor, Numbers]:
         rollout = batch.rollout
         assert rollout.advantage is not None
-        cond = tree_map(lambda t: t[batch.sample], rollout.cond.encoded)
-        seeds = rollout.cond.seed[batch.sample.cpu()].tolist()
-        at = noised(policy, rollout.x0[batch.sample], seeds, batch.number, batch.of, batch.key)
+        at, cond = renoised(policy, batch)
         old, base = None, None
         with torch.no_grad():
             if self.moved:

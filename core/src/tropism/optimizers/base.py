@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from tropism.diffusion.noise import sample_seed
+from tropism.diffusion.noising import Noised, noised
 from tropism.diffusion.samplers import Sampler
 from tropism.policy import Policy
-from tropism.types import Condition, Labelled, Pairs, Rollout
+from tropism.types import Condition, Labelled, Pairs, Rollout, Tree, tree_map
 
 Numbers = dict[str, torch.Tensor]
 NEEDS = frozenset({"steps", "samples", "endings", "advantage", "pairs", "labels", "segments", "shared start"})
@@ -109,6 +110,12 @@ def seeds(batch: Batch) -> list[int]:
         cond = batch.labelled.cond if isinstance(batch, LabelBatch) else batch.rollout.cond
     found: list[int] = cond.seed[batch.sample.cpu()].tolist()
     return found
+
+
+def renoised(policy: Policy, batch: SampleBatch) -> tuple[Noised, Tree]:
+    """A batch's samples noised again, with their conditions."""
+    cond = tree_map(lambda t: t[batch.sample], batch.rollout.cond.encoded)
+    return noised(policy, batch.rollout.x0[batch.sample], seeds(batch), batch.number, batch.of, batch.key), cond
 
 
 class Weights(Protocol):

@@ -28,10 +28,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from tropism.diffusion.noising import noised
-from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights
+from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights, renoised
 from tropism.policy import Policy
-from tropism.types import tree_map
 
 DECAYS = ("none", "slow", "lagged")
 
@@ -64,9 +62,7 @@ class Nft(Optimizer):
     def loss(self, policy: Policy, batch: SampleBatch) -> tuple[torch.Tensor, Numbers]:
         rollout = batch.rollout
         assert rollout.advantage is not None
-        cond = tree_map(lambda t: t[batch.sample], rollout.cond.encoded)
-        seeds = rollout.cond.seed[batch.sample.cpu()].tolist()
-        at = noised(policy, rollout.x0[batch.sample], seeds, batch.number, batch.of, batch.key)
+        at, cond = renoised(policy, batch)
         with torch.no_grad(), self.weights.holding(self.old):
             old, _ = at.predicted(policy, cond)
         base = None
