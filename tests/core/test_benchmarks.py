@@ -118,7 +118,7 @@ for step in range(len(done) + 1, 7):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "seconds": step * 0.02}) + "\\n")
     place = folder / "checkpoints" / f"step-{step:08d}"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)  # a kill may have come between the folder and its file
     (place / "state.json").write_text("{}")
 """
 
