@@ -1,0 +1,1 @@
+"""Generators: factories that build policies."""
