@@ -20,6 +20,7 @@ def register_policies() -> list[Entry]:
 def register_rewards() -> list[Entry]:
     return [
         Entry("image/jpeg-size", f"{HERE}.rewards.jpeg:JpegSize", "size as a JPEG in kB; weight -1 for compressibility (DDPO)"),
+        Entry("image/jpeg-estimate", f"{HERE}.rewards.jpeg_estimate:JpegEstimate", "size as a JPEG in kB, estimated, with a gradient"),
         Entry("image/alignment", f"{HERE}.rewards.alignment:Alignment", "picture-text cosine by our own small scorer, shipped"),
         Entry("image/alignment-b", f"{HERE}.rewards.alignment:AlignmentB", "the same by a second scorer, kept for evaluation"),
         Entry("image/clip-score", f"{HERE}.rewards.clip_score:ClipScore", "CLIP picture-text cosine"),
