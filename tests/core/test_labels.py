@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.core.pairs_of_toys import PARAMETRIZATIONS, attached, by_differences, float64, labelled, move, whole
-from tropism.optimizers.base import by_sign
+from tropism.optimizers.base import LabelBatch, by_sign
 from tropism.optimizers.dro import Dro
 from tropism.optimizers.kto import FORMS, UTILITIES, Kto, noised_batch
 from tropism.types import Rollout, Steps
@@ -95,7 +95,7 @@ def test_turning_all_labels_round_turns_the_gradient_at_the_start(optimizer):
         torch.testing.assert_close(first, -second, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [Kto(beta=3.0, average=0.9, anchor=0.1), Dro(kl=0.5)])
+@pytest.mark.parametrize("optimizer", [Kto(beta=3.0, average=0.9, anchor=0.1), Dro(kl=0.5), Dro(ceiling=4.0, anchor=0.2)])
 def test_the_gradient_is_that_of_the_loss(optimizer):
     policy = attached(optimizer, "flow")
     # KTO's KL has no gradient, so it is made 0 here: samples that the moved policy denoises worse.
@@ -125,6 +125,29 @@ def test_dro_is_its_formula(parametrization, kl):
     assert ("from_base" in metrics) == (kl > 0)
 
 
+def test_a_bad_sample_at_the_ceiling_counts_as_that_and_has_no_gradient():
+    given = [1.0, -1.0, 1.0, 0.5, -0.25, -0.7]
+    optimizer = Dro(ceiling=1.2, anchor=0.3, draws=3)
+    policy = attached(optimizer)
+    batch = whole(optimizer, labelled(policy, given))
+    at, _ = noised_batch(policy, batch)
+    base = float64(policy, at).network
+    move(policy, 0.2)
+    now = float64(policy, at).network
+    y = np.array(given)[batch.sample.numpy()]
+    over = (y < 0) & (now > 1.2 * base)
+    assert 0 < over.sum() < (y < 0).sum()
+    counted = np.where(y < 0, np.minimum(now, 1.2 * base), now)
+    loss, metrics = optimizer.loss(policy, batch)
+    assert loss.item() == pytest.approx((y * counted).mean() + 0.3 * (now * (y > 0)).mean(), rel=1e-3)
+    assert metrics["bad_at_ceiling"].item() == pytest.approx(over.sum() / (y < 0).sum()) and "good_at_ceiling" not in metrics
+    rows = torch.tensor(over).nonzero().flatten()
+    pushed = LabelBatch(batch.labelled, batch.sample[rows], batch.number[rows], batch.of, batch.key, 1.0)
+    optimizer.anchor = 0.0
+    gradient = torch.autograd.grad(optimizer.loss(policy, pushed)[0], list(policy.trainable().parameters()))
+    assert all((part == 0).all() for part in gradient)
+
+
 def test_growth_is_the_bad_samples_error_against_that_of_the_start_and_sets_the_alarm_off():
     optimizer = Dro(draws=2, alarm=1.5)
     policy = attached(optimizer)
@@ -147,11 +170,11 @@ def test_growth_is_the_bad_samples_error_against_that_of_the_start_and_sets_the_
     assert "growth" not in optimizer.loss(policy, good)[1]
 
 
-def test_dro_grows_without_bound_and_kl_holds_it():
-    """Its known failure, on the toy: the bad samples' error runs away; with kl it settles."""
+def test_dro_grows_without_bound_and_kl_or_a_ceiling_holds_it():
+    """Its known failure, on the toy: the bad samples' error runs away; with kl or a ceiling it settles."""
     growth = {}
-    for kl in (0.0, 5.0):
-        optimizer = Dro(kl=kl, draws=2)
+    for kl, ceiling in ((0.0, None), (5.0, None), (0.0, 1.05)):
+        optimizer = Dro(kl=kl, ceiling=ceiling, draws=2)
         policy = attached(optimizer)
         batch = whole(optimizer, labelled(policy, [1.0, -1.0] * 4))
         torch_optimizer = torch.optim.Adam(policy.trainable().parameters(), lr=1e-2)
@@ -161,9 +184,9 @@ def test_dro_grows_without_bound_and_kl_holds_it():
             loss.backward()
             torch_optimizer.step()
             optimizer.updated()
-        growth[kl] = metrics["growth"].item()
-        assert metrics["alarm"] == float(kl == 0)
-    assert growth[0.0] > 10 > 2 > growth[5.0]
+        growth[kl, ceiling] = metrics["growth"].item()
+        assert ceiling or metrics["alarm"] == float(not kl)
+    assert growth[0.0, None] > 1e6 and growth[0.0, 1.05] < 5 and growth[5.0, None] < 2
 
 
 def test_samples_of_a_rollout_are_labelled_by_the_signs_of_their_advantages():
@@ -179,6 +202,8 @@ def test_samples_of_a_rollout_are_labelled_by_the_signs_of_their_advantages():
     [
         (lambda: Kto(utility="log"), "utility: 'log'; expected one of sigmoid, loss-averse, risk-seeking"),
         (lambda: Kto(kl="none"), "kl: 'none'; expected one of batch, balanced, mismatched"),
+        (lambda: Kto(anchor=-0.1), r"anchor: -0\.1; expected 0 or more"),
+        (lambda: Dro(ceiling=1.0), r"ceiling: 1\.0; expected above 1, how many times the base model's error"),
         (lambda: Dro(alarm=1.0), r"alarm: 1\.0; expected kl of 0 or more and alarm above 1"),
     ],
 )

@@ -145,7 +145,9 @@ def _arguments(target: Any, kind: str, part: Part) -> Iterator[str]:
         return
     known = inspect.signature(target).parameters
     for name in part.arguments:
-        if name not in known:
+        if why := getattr(target, "without", {}).get(name):
+            yield f"'{part.use}' has no {name}: {why}"
+        elif name not in known:
             yield f"'{part.use}' takes no argument '{name}'{nearest(name, known)}; it takes {', '.join(known) or 'none'}"
     if _is_factory(target, kind):
         for name, parameter in known.items():

@@ -21,12 +21,13 @@ from typing import Any, ClassVar
 import torch
 
 from tropism.diffusion.noising import Noised
-from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights, renoised
+from tropism.optimizers.base import Numbers, SampleBatch, Weights, renoised
+from tropism.optimizers.stabilisers import Tied
 from tropism.policy import Policy
 
 
 @dataclass
-class Awm(Optimizer):
+class Awm(Tied):
     """clip: half-width of the ratio's trust region. advantage_clip: advantages are clamped to this and divided by it. draws: noised states
     of a sample in a pass. kl: weight of the distance to the base model's velocity, one more forward; 0 for none."""
 
@@ -44,14 +45,11 @@ class Awm(Optimizer):
         rollout = batch.rollout
         assert rollout.advantage is not None
         at, cond = renoised(policy, batch)
-        old, base = None, None
-        with torch.no_grad():
-            if self.moved:
-                with self.weights.holding(self.then):
-                    old = _log_prob(at, at.predicted(policy, cond)[1])
-            if self.kl:
-                with self.weights.reference():
-                    _, base = at.predicted(policy, cond)
+        old = None
+        if self.moved:
+            with torch.no_grad(), self.weights.holding(self.then):
+                old = _log_prob(at, at.predicted(policy, cond)[1])
+        base = self.of_base(lambda: at.predicted(policy, cond)[1]) if self.kl else None
         _, velocity = at.predicted(policy, cond)
         logp = _log_prob(at, velocity)
         ratio = (logp - (logp.detach() if old is None else old)).exp()
@@ -60,11 +58,8 @@ class Awm(Optimizer):
         with torch.no_grad():
             outside = (ratio - 1).abs()
             metrics = {"ratio_error": outside.max(), "clip_fraction": (outside > self.clip).float().mean(), "matching": -logp.mean()}
-        if base is not None:
-            distance = (velocity - base).square().mean()
-            loss = loss + self.kl * distance
-            metrics["from_base"] = distance.detach()
-        return loss, metrics
+        loss, held = self.tied(loss, velocity, base)
+        return loss, {**metrics, **held}
 
     def updated(self) -> None:
         self.moved = True

@@ -140,6 +140,7 @@ class Optimizer(ABC):
     """
 
     needs: ClassVar[frozenset[str]]
+    without: ClassVar[dict[str, str]] = {}  # options that others have and why they make no sense here, for ``tropism check``
     draws: int = 1  # noisings of a sample in a pass, where finished samples are what is needed
     means: bool = False  # whether the means of the steps are to be stored
     weights: Weights

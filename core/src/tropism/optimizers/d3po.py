@@ -23,7 +23,7 @@ import torch
 
 from tropism.diffusion.rollout import replay
 from tropism.optimizers.base import Numbers, StepPairBatch, Weights
-from tropism.optimizers.preference import Referenced
+from tropism.optimizers.stabilisers import Referenced
 from tropism.policy import Policy
 
 

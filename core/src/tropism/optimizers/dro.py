@@ -4,10 +4,14 @@
 
 No pairs, no reference, no beta: the cheapest of its kind, and with a verdict that can be trusted (a simulator's) the most effective.
 It has no lower bound: nothing stops the error of bad samples from growing, and in the end the model cheats (DSO's grew base plates
-under its objects) or breaks. The paper's brakes are a low learning rate, LoRA and stopping early. Here are two more:
+under its objects) or breaks. The paper's brakes are a low learning rate, LoRA and stopping early. Here are more; the first two are off by
+default, as in the paper, and share one more forward:
 
+ceiling  a bad sample counts with min(e, ceiling e_base): at a noised state whose error is this many times the base model's it teaches no
+         more, so the loss is bounded below; 1.05 is careful, and above the alarm it says little
 kl       weight of the distance to the base model's prediction, in the space of the errors; above 1 the loss is bounded below, whatever the
-         labels, and below that it slows the growth; one more forward
+         labels, and below that it slows the growth
+anchor   weight of the good samples' error beside the loss: that counts 1 + anchor times
 alarm    ``growth`` is the bad samples' error against that before the first update, level by level; ``alarm`` is 1 in a batch where it
          is above this
 """
@@ -19,27 +23,36 @@ from typing import Any, ClassVar
 
 import torch
 
-from tropism.optimizers.base import LabelBatch, Numbers, Optimizer, Weights
+from tropism.optimizers.base import LabelBatch, Numbers, Weights
 from tropism.optimizers.denoising import mean_square, residual
-from tropism.optimizers.kto import by_class, noised_batch
+from tropism.optimizers.kto import UNPAIRED, by_class, noised_batch
 from tropism.optimizers.preference import in_range
+from tropism.optimizers.stabilisers import Anchored, Tied
 from tropism.policy import Policy
 
 
 @dataclass
-class Dro(Optimizer):
-    """draws: noised states of a sample in a pass. weighting: of the errors, see denoising.py. kl, alarm: see the head of this file."""
+class Dro(Tied, Anchored):
+    """draws: noised states of a sample in a pass. weighting: of the errors, see denoising.py. The others: see the head of this file."""
 
     draws: int = 4
     weighting: str = "network"
+    ceiling: float | None = None
     kl: float = 0.0
+    anchor: float = 0.0
     alarm: float = 2.0
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    without: ClassVar[dict[str, str]] = {
+        "keep": UNPAIRED,
+        "average": "its loss has no reference; kl and ceiling hold it to the base model, and an average would follow what they are to stop",
+    }
 
     def __post_init__(self) -> None:
         in_range(self)
         if not (self.kl >= 0 and self.alarm > 1):
             raise ValueError(f"kl: {self.kl}, alarm: {self.alarm}; expected kl of 0 or more and alarm above 1")
+        if self.ceiling is not None and not self.ceiling > 1:
+            raise ValueError(f"ceiling: {self.ceiling}; expected above 1, how many times the base model's error a bad sample's may be")
 
     def attach(self, weights: Weights) -> None:
         super().attach(weights)
@@ -49,19 +62,18 @@ class Dro(Optimizer):
     def loss(self, policy: Policy, batch: LabelBatch) -> tuple[torch.Tensor, Numbers]:
         at, cond = noised_batch(policy, batch)
         label = batch.labelled.label.to(at.x.device)[batch.sample]
-        base = None
-        if self.kl:
-            with torch.no_grad(), self.weights.reference():
-                base = residual(policy, at, cond, self.weighting)
+        base = self.of_base(lambda: residual(policy, at, cond, self.weighting)) if self.kl or self.ceiling else None
         off = residual(policy, at, cond, self.weighting)
         error = mean_square(off)
-        loss = (label * error).mean()
         metrics = {**by_class(label, error=error.detach()), **self._watch(error.detach(), label, batch.number)}
-        if base is not None:
-            distance = mean_square(off - base).mean()
-            loss = loss + self.kl * distance
-            metrics["from_base"] = distance.detach()
-        return loss, metrics
+        counted = error
+        if self.ceiling and base is not None:
+            most = torch.where(label < 0, self.ceiling * mean_square(base), torch.inf)
+            counted = torch.minimum(error, most)
+            held_back = by_class(label, at_ceiling=(error.detach() > most).float())
+            metrics.update({name: value for name, value in held_back.items() if name == "bad_at_ceiling"})
+        loss, held = self.tied(self.anchored((label * counted).mean(), error * (label > 0)), off, base)
+        return loss, {**metrics, **held}
 
     def updated(self) -> None:
         self.moved = True

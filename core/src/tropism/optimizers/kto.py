@@ -24,12 +24,14 @@ import torch
 from tropism.diffusion.noising import Noised, noised
 from tropism.optimizers.base import LabelBatch, Numbers
 from tropism.optimizers.denoising import mean_square, residual
-from tropism.optimizers.preference import Referenced, in_range
+from tropism.optimizers.preference import in_range
+from tropism.optimizers.stabilisers import Referenced
 from tropism.policy import Policy
 from tropism.types import Tree, tree_map
 
 UTILITIES = ("sigmoid", "loss-averse", "risk-seeking")
 FORMS = ("batch", "balanced", "mismatched")
+UNPAIRED = "it weighs a loser against the winner of its pair, and labelled samples have no partner; use dpo"
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Kto(Referenced):
     anchor: float = 0.0
     average: float | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    without: ClassVar[dict[str, str]] = {"keep": UNPAIRED}
 
     def __post_init__(self) -> None:
         in_range(self)
@@ -64,8 +67,7 @@ class Kto(Referenced):
         z = label.sign() * self.beta * (gain - self._kl(policy, at, cond, gain.detach(), label))
         weight = torch.where(label > 0, self.good, self.bad) * label.abs()
         loss = (weight * (1 - self._utility(z))).mean()
-        if self.anchor:
-            loss = loss + self.anchor * (error * (label > 0)).mean()
+        loss = self.anchored(loss, error * (label > 0))
         change = -gain.detach()
         metrics = {**by_class(label, error=error.detach(), change=change)}
         metrics["implicit_accuracy"] = ((z.detach() > 0).float() + 0.5 * (z.detach() == 0).float()).mean()

@@ -28,14 +28,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from tropism.optimizers.base import Numbers, Optimizer, SampleBatch, Weights, renoised
+from tropism.optimizers.base import Numbers, SampleBatch, Weights, renoised
+from tropism.optimizers.stabilisers import Tied
 from tropism.policy import Policy
 
 DECAYS = ("none", "slow", "lagged")
 
 
 @dataclass
-class Nft(Optimizer):
+class Nft(Tied):
     """beta: strength of the mixture, 0.1 to 1. draws: noised states of a sample in a pass. decay: how the old weights follow."""
 
     beta: float = 1.0
@@ -65,10 +66,7 @@ class Nft(Optimizer):
         at, cond = renoised(policy, batch)
         with torch.no_grad(), self.weights.holding(self.old):
             old, _ = at.predicted(policy, cond)
-        base = None
-        if self.kl:
-            with torch.no_grad(), self.weights.reference():
-                _, base = at.predicted(policy, cond)
+        base = self.of_base(lambda: at.predicted(policy, cond)[1]) if self.kl else None
         new, velocity = at.predicted(policy, cond)
         advantage = rollout.advantage.to(new.device)[batch.sample].clamp(-self.advantage_clip, self.advantage_clip)
         r = advantage / (2 * self.advantage_clip) + 0.5
@@ -76,11 +74,8 @@ class Nft(Optimizer):
         worse = _weighted((1 + self.beta) * old - self.beta * new, at.x0)
         loss = self.advantage_clip * ((r * better + (1 - r) * worse) / self.beta).mean()
         metrics = {"better": better.detach().mean(), "worse": worse.detach().mean(), "from_old": (new - old).detach().square().mean()}
-        if base is not None:
-            distance = (velocity - base).square().mean()
-            loss = loss + self.kl * distance
-            metrics["from_base"] = distance.detach()
-        return loss, metrics
+        loss, held = self.tied(loss, velocity, base)
+        return loss, {**metrics, **held}
 
     def finished(self) -> None:
         self.rollouts += 1

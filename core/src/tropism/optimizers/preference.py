@@ -4,51 +4,24 @@
 
 A method of this family says where the pair is noised and what the link is. The stabilisers are options of each:
 
-anchor     supervised fine-tuning on the winner beside the preference; DPO alone often pushes both errors up
-keep       Diffusion-SDPO (arXiv 2511.03317): the loser's gradient shrinks so far that the winner's error still falls by this part
-average    the reference follows the policy as an exponential moving average with this decay (Linear-DPO, arXiv 2605.21123), else it is
-           the base model
+keep              Diffusion-SDPO (arXiv 2511.03317): the loser's gradient shrinks so far that the winner's error still falls by this part
+anchor, average   see stabilisers.py; the anchor is supervised fine-tuning on the winner
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from tropism.diffusion.noising import Noised
-from tropism.optimizers.base import Numbers, Optimizer, PairBatch, Weights
+from tropism.optimizers.base import Numbers, PairBatch
 from tropism.optimizers.denoising import WEIGHTINGS, Fit, compare
+from tropism.optimizers.stabilisers import Referenced
 from tropism.policy import Policy
 from tropism.types import Tree, tree_map
-
-
-class Referenced(Optimizer):
-    """An optimizer with a reference: the base model, or with ``average`` a moving average of the policy."""
-
-    average: float | None = None
-
-    def attach(self, weights: Weights) -> None:
-        super().attach(weights)
-        self.mean = {name: p.detach().clone() for name, p in weights.parameters.items()} if self.average is not None else {}
-
-    def as_reference(self) -> AbstractContextManager[None]:
-        """Inside the block the network is the reference."""
-        return self.weights.reference() if self.average is None else self.weights.holding(self.mean)
-
-    def updated(self) -> None:
-        if self.average is not None:
-            torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self.weights.parameters.values()], 1 - self.average)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in self.mean.items():
-            value.copy_(state["mean"][name])
 
 
 @dataclass
@@ -83,9 +56,7 @@ class Preference(Referenced):
         fit = compare(policy, self.as_reference(), at, cond, weighting=self.weighting, segments=segments, keep=self.keep)
         inside = -0.5 * self.beta * fit.margin
         loss = (pairs.weight.to(rows.device)[rows] * self.link(inside, batch)).mean()
-        if self.anchor:
-            loss = loss + self.anchor * fit.winner.mean()
-        return loss, curves(fit, inside)
+        return self.anchored(loss, fit.winner), curves(fit, inside)
 
 
 def curves(fit: Fit, inside: torch.Tensor) -> Numbers:
@@ -114,3 +85,5 @@ def in_range(options: Any) -> None:
         value = getattr(options, name, None)
         if value is not None and not (value > low and (high is None or value < high)):
             raise ValueError(f"{name}: {value}; expected above 0" + ("" if high is None else f" and below {high:g}"))
+    if options.anchor < 0:
+        raise ValueError(f"anchor: {options.anchor}; expected 0 or more")
