@@ -28,7 +28,7 @@ LAYERS = [
     {"policy"},
     {"diffusion", "diffusion.samplers", "diffusion.rollout"},
     {"policies", "rewards", "credit", "judges", "data"},
-    {"optimizers"},
+    {"optimizers", "steering"},
     {"toy", "evaluate", "gallery", "guard", "spread", "report"},
     {"assemble", "testing"},
     {"runfolder", "state", "sampling"},

@@ -54,6 +54,17 @@ def register_samplers() -> list[Entry]:
 
 
 @hookimpl
+def register_steering() -> list[Entry]:
+    return [
+        Entry("best-of-n", "tropism.steering.best_of_n:BestOfN", "independent samples, of which the best is chosen; with lambda, weighted"),
+        Entry("fk", "tropism.steering.fk:Fk", "Feynman-Kac steering: particles weighed and resampled on the way"),
+        Entry("fk-paper", "tropism.steering.fk:FkPaper", "the settings of the Feynman-Kac steering paper, with its weights kept exact"),
+        Entry("tds", "tropism.steering.twisted:Twisted", "twisted sequential Monte Carlo: proposals follow a differentiable reward (TDS)"),
+        Entry("das", "tropism.steering.twisted:Das", "twisted, with a strength that rises over the steps (DAS)"),
+    ]
+
+
+@hookimpl
 def register_credits() -> list[Entry]:
     return [
         Entry("per-prompt", "tropism.credit:PerPrompt", "mean and deviation of each prompt's recent rewards (DDPO)"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from tropism.errors import PluginError
 
-KINDS = ("policies", "rewards", "optimizers", "samplers", "credits", "evaluators", "datasets", "recipes", "views", "trackers")
+KINDS = ("policies", "rewards", "optimizers", "samplers", "steering", "credits", "evaluators", "datasets", "recipes", "views", "trackers")
 
 
 @dataclass(frozen=True)

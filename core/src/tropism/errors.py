@@ -41,6 +41,10 @@ class RewardError(TropismError):
     """A reward that raised, or that returned the wrong shape or something not finite."""
 
 
+class SteeringError(TropismError):
+    """A steering method that cannot work on this sampler or reward, or particles of which none has any weight."""
+
+
 class DivergedError(TropismError):
     """A loss that is not finite."""
 

@@ -52,6 +52,11 @@ def register_samplers() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 
 @spec
+def register_steering() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Steering methods: subclasses of :class:`tropism.steering.base.Method` with ``particles``, ``needs`` and ``run``."""
+
+
+@spec
 def register_credits() -> Sequence[Entry]:  # type: ignore[empty-body]
     """Credit rules: classes that turn the scores of a rollout into advantages."""
 

@@ -19,6 +19,7 @@ from tropism.errors import RecipeError, nearest
 
 Place = tuple[str | int, ...]
 Lines = dict[Place, int]
+KEYWORDS = {"from": "source", "lambda": "lam"}
 
 
 class Loader(yaml.SafeLoader):
@@ -42,8 +43,8 @@ class Part(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the part is made with; ``from`` reads well in a recipe but is a keyword in Python, where it is ``source``."""
-        return {"source" if name == "from" else name: value for name, value in (self.model_extra or {}).items()}
+        """What the part is made with; ``from`` and ``lambda`` read well in a recipe but are keywords in Python: ``source``, ``lam``."""
+        return {KEYWORDS.get(name, name): value for name, value in (self.model_extra or {}).items()}
 
 
 class RewardPart(Part):
@@ -136,6 +137,7 @@ class Recipe(Strict):
     optimizer: Part
     train: Train
     evaluate: Evaluate = Evaluate()
+    steering: Part | None = None
     guard: Guard | None = None
     save: Save = Save()
     track: tuple[Part, ...] = ()

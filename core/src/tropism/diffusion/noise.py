@@ -33,6 +33,6 @@ class Draw:
             torch.randn(shape, generator=generator, out=row)
         return noise.to(self.device, non_blocking=True)
 
-    def uniform(self) -> torch.Tensor:
-        """One number in [0, 1) for each row, [B] float32."""
-        return torch.stack([torch.rand((), generator=generator) for generator in self.generators]).to(self.device)
+    def uniform(self, shape: Sequence[int] = ()) -> torch.Tensor:
+        """Numbers in [0, 1), [B, *shape] float32; one for each row as it stands."""
+        return torch.stack([torch.rand(tuple(shape), generator=generator) for generator in self.generators]).to(self.device)

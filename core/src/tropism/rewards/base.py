@@ -36,6 +36,18 @@ def score(name: str, reward: Reward, given: Mapping[str, Any], seeds: Sequence[i
     Raises RewardError that names the reward and, where values are at fault, the samples: it raised, it gave another number of scores,
     or a score that is not finite. Nothing is replaced by zero.
     """
+    values = answer(name, reward, given, len(seeds))
+    if not (finite := values.isfinite()).all():
+        bad = [seeds[index] for index in (~finite).nonzero().flatten().tolist()]
+        raise RewardError(
+            f"reward '{name}' returned {values[~finite][:3].tolist()} for {len(bad)} of {len(seeds)} samples; seeds {bad[:5]}"
+        )
+    return values
+
+
+def answer(name: str, reward: Reward, given: Mapping[str, Any], count: int) -> torch.Tensor:
+    """What a reward says of ``count`` samples, finite or not: [count] float32 on the CPU. Raises RewardError where it raised or gave
+    another number of scores."""
     wanted = needs(reward)
     if absent := [key for key in wanted if key not in given]:
         raise RewardError(f"reward '{name}' needs {', '.join(absent)}; the samples have {', '.join(sorted(given))}")
@@ -45,11 +57,6 @@ def score(name: str, reward: Reward, given: Mapping[str, Any], seeds: Sequence[i
         values = torch.as_tensor(raw, dtype=torch.float32).detach().cpu()
     except Exception as error:
         raise RewardError(f"reward '{name}' raised {type(error).__name__}: {error}") from error
-    if values.shape != (len(seeds),):
-        raise RewardError(f"reward '{name}' returned shape {list(values.shape)}; expected [{len(seeds)}], one score for each sample")
-    if not (finite := values.isfinite()).all():
-        bad = [seeds[index] for index in (~finite).nonzero().flatten().tolist()]
-        raise RewardError(
-            f"reward '{name}' returned {values[~finite][:3].tolist()} for {len(bad)} of {len(seeds)} samples; seeds {bad[:5]}"
-        )
+    if values.shape != (count,):
+        raise RewardError(f"reward '{name}' returned shape {list(values.shape)}; expected [{count}], one score for each sample")
     return values
