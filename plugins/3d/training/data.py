@@ -1,9 +1,9 @@
 """The data: furniture from Debian's package ``sweethome3d-furniture`` as filled voxels, with a credit for each model.
 
 ``python data.py WORK`` fetches the package with ``apt-get download`` into WORK; ``python data.py WORK --unpacked FOLDER`` reads the
-``.sh3f`` libraries in a folder (of the unpacked package, or of Sweet Home 3D's own download). It writes ``furniture.npz`` and ``CREDITS.txt``
-into WORK and, with ``--ship``, into the plugin. Kept: models that stand on the floor as they come, without doors, windows, people,
-and whatever else is fixed to a wall. Nothing is random, so every run gives the same files.
+``.sh3f`` libraries in a folder (of the unpacked package, or of Sweet Home 3D's own download). It writes ``furniture.npz`` and
+``CREDITS.txt`` into WORK and, with ``--ship``, into the plugin. Kept: models that stand on the floor as they come, without doors, windows,
+people, and whatever else is fixed to a wall. Nothing is random, so every run gives the same files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 import trimesh
 from scipy import ndimage
 
+from tropism_3d.fields import FLOOR
+from tropism_3d.fields import SOLID as GRID
+
 PACKAGE = "sweethome3d-furniture"
-GRID = 48  # voxels along an edge
-MARGIN = 2  # empty voxels around the object, so that its surface closes
+MARGIN = round(FLOOR * GRID)  # empty voxels around the object, so that its surface closes
 POINTS = 400_000  # on the surface: some 30 for each voxel that it touches
 LARGEST = 200 * 2**20  # bytes of a member of a library; more is no furniture
 LICENCES = {
@@ -85,8 +87,8 @@ def voxels(mesh: trimesh.Trimesh) -> np.ndarray:
         raise ValueError("no extent")
     points, _ = trimesh.sample.sample_surface(mesh, POINTS, seed=0)
     inner = GRID - 2 * MARGIN
-    centred = (points - [*(low[:2] + high[:2]) / 2, low[2]]) / side  # x, y in [-.5, .5], z in [0, 1]
-    index = np.clip(np.floor((centred + [0.5, 0.5, 0]) * inner), 0, inner - 1).astype(int) + MARGIN
+    corner = np.array([*(low[:2] + high[:2]) / 2 - side / 2, low[2]])
+    index = np.clip(np.floor((points - corner) / side * inner), 0, inner - 1).astype(int) + MARGIN
     grid = np.zeros((GRID,) * 3, bool)
     grid[tuple(index.T)] = True
     return ndimage.binary_fill_holes(grid)
@@ -121,19 +123,18 @@ def main() -> None:
         seen.add(packed.tobytes())
         models.append(model)
         grids.append(packed)
-    columns = {
-        key: np.array([model.get(source, "") for model in models])
-        for key, source in (("id", "id"), ("name", "name"), ("category", "category"))
-    }
+    columns = {key: np.array([model.get(key, "") for model in models]) for key in ("name", "category")}
     columns["id"] = np.array([f"{m['library']}/{m['id'].partition('#')[2]}" for m in models])
     credits = [
-        f"{m['library']}/{m['id'].partition('#')[2]}: {m['name']}, by {m.get('creator') or m['library']}, {LICENCES[m['library']]}" for m in models
+        f"{m['library']}/{m['id'].partition('#')[2]}: {m['name']}, by {m.get('creator') or m['library']}, {LICENCES[m['library']]}"
+        for m in models
     ]
     for folder in [args.work, *([HERE / "src/tropism_3d/data"] if args.ship else [])]:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(folder / "furniture.npz", voxels=np.stack(grids), **columns)
         (folder / "CREDITS.txt").write_text("\n".join(credits) + "\n")
-    print(f"{len(models)} models, {(args.work / 'furniture.npz').stat().st_size / 1e3:.0f} kB, occupancy {np.unpackbits(np.stack(grids)).mean():.3f}")
+    size = (args.work / "furniture.npz").stat().st_size
+    print(f"{len(models)} models, {size / 1e3:.0f} kB, occupancy {np.unpackbits(np.stack(grids)).mean():.3f}")
 
 
 if __name__ == "__main__":
