@@ -171,6 +171,7 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
         return None
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
     problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
+    problems.extend(_unscalable(recipe, targets["policy",], optimizer))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
     return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout)
 
@@ -249,9 +250,27 @@ def _unpaired(recipe: Recipe, optimizer: Optimizer, credit: Any) -> Iterator[tup
         yield ("rollout", "start"), f"start: group is for siblings, but rollout.group is {rollout.group}; write group: 2 or more"
 
 
+def _unscalable(recipe: Recipe, policy: Any, optimizer: Any) -> Iterator[tuple[Path, str]]:
+    """Why a policy cannot have the options that save memory or time."""
+    train, rollout, made = recipe.train, recipe.rollout, _made(policy)
+    if rollout.decode is not None and rollout.decode > rollout.batch:
+        yield ("rollout", "decode"), f"{rollout.decode} at once, but a batch has only {rollout.batch}; leave it out"
+    if train.offload and isinstance(made, type) and not hasattr(made, "offload"):
+        yield ("train", "offload"), f"'{recipe.policy.use}' has no parts beside its network that could wait on the CPU; leave it out"
+    if train.shard and train.compile:
+        yield ("train", "shard"), "a sharded network is not compiled: its weights come and go inside the graph; leave one of the two out"
+    if train.shard and getattr(optimizer, "recompute", False):
+        yield ("train", "shard"), f"'{recipe.optimizer.use}' with recompute runs forwards in the backward pass; use train.checkpointing"
+
+
+def _made(policy: Any) -> Any:
+    """The class of what a policy entry makes; None where a factory does not say."""
+    return policy if isinstance(policy, type) else typing.get_type_hints(policy).get("return")
+
+
 def _emits(policy: Any) -> set[str] | None:
     """The media that a policy class gives, or those of the class that a factory says it returns; None where it does not say."""
-    made: Any = policy if isinstance(policy, type) else typing.get_type_hints(policy).get("return")
+    made = _made(policy)
     return set(made.emits) if hasattr(made, "emits") else None
 
 

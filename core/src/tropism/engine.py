@@ -10,8 +10,10 @@ import torch
 
 from tropism.errors import DivergedError, PolicyError
 from tropism.processes import Processes
+from tropism.scaler import Scaler
+from tropism.shards import Sharded, whole
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def default_device() -> str:
@@ -26,11 +28,15 @@ class Engine:
 
     ``deterministic``: only kernels whose result does not depend on the order of additions, so that a resumed run is exact also on CUDA
     (on the CPU it always is). Slower, and torch raises for an operation that has no such kernel.
+
+    scaler: of the loss, in float16. sharded: the network that learns, where its weights are spread over the processes.
     """
 
     def __init__(self, device: str, precision: str = "fp32", deterministic: bool = False, processes: Processes | None = None) -> None:
         self.processes = processes or Processes()
         self.device, self.autocast_dtype = torch.device(self.processes.device(device)), PRECISIONS[precision]
+        self.scaler = Scaler() if precision == "fp16" else None
+        self.sharded: Sharded | None = None
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; torch asks for it
             torch.use_deterministic_algorithms(True)
@@ -40,6 +46,13 @@ class Engine:
     def precision(self) -> Iterator[None]:
         """Networks inside run in the run's precision; states and log-probabilities stay float32."""
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            yield
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """The same for decoders, but never in float16, in which autoencoders overflow: they run in the type that they were loaded in."""
+        dtype = self.autocast_dtype
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype not in (None, torch.float16)):
             yield
 
     def place(self, part: object) -> None:
@@ -65,19 +78,32 @@ class Engine:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
-    def update(self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of a batch's loss to those of its update; ``last``: of the update, where sharded gradients meet."""
+        if self.sharded is not None:
+            self.sharded.meet(last)
+        (loss if self.scaler is None else loss * self.scaler.scale).backward()
+
+    def update(self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float | None:
         """Average the gradients over processes, clip, step, clear.
 
-        Returns the gradient norm, the same in all processes; raises DivergedError before the step if it is not finite.
+        Returns the gradient norm, the same in all processes, or None for a step that was skipped because float16 overflowed. Raises
+        DivergedError before the step if the norm is not finite.
         """
         learning = list(parameters)
-        self.processes.average_gradients(learning)
-        norm = torch.nn.utils.clip_grad_norm_(learning, max_norm).item()
-        if not norm < float("inf"):
+        if self.sharded is None:  # else the backward pass has averaged them
+            self.processes.average_gradients(learning)
+        if self.scaler is not None:
+            torch._foreach_mul_([p.grad for p in learning if p.grad is not None], 1 / self.scaler.scale)
+        norm: float = whole(torch.nn.utils.clip_grad_norm_(learning, max_norm)).item()
+        try:
+            if self.scaler is None and not norm < float("inf"):
+                raise DivergedError(f"the gradient norm is {norm}")
+            if self.scaler is not None and not self.scaler.seen(norm):
+                return None
+            optimizer.step()
+        finally:
             optimizer.zero_grad(set_to_none=True)
-            raise DivergedError(f"the gradient norm is {norm}")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         return norm
 
     def random_state(self) -> dict[str, torch.Tensor]:

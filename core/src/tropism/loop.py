@@ -23,19 +23,21 @@ from tropism.diffusion.noise import sample_seed
 from tropism.engine import Engine, default_device
 from tropism.errors import DivergedError, RewardError, TropismError
 from tropism.evaluate import Estimate, alarms
+from tropism.even import evened, filling
 from tropism.gallery import drop_samples, save_samples
 from tropism.guard import Guard
 from tropism.judges import Judge
+from tropism.network import prepared
 from tropism.optimizers.base import plan
 from tropism.optimizers.base import seeds as seeds_of
 from tropism.plugins import Catalog, views
-from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.cache import Conditions
 from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import Recipe
 from tropism.rewards.slices import raw_scores
 from tropism.runfolder import write_summary
+from tropism.shards import gathered
 from tropism.siblings import equal_share
 from tropism.spread import handed_out, joined, merged, own_samples
 from tropism.stop import Stop
@@ -64,14 +66,7 @@ class Run:
         torch.manual_seed(recipe.seed)  # the adapter's first weights
         self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic, self.processes)
         self.policy = assemble.make(catalog, "policies", recipe.policy)
-        self.engine.place(self.policy)
-        network = self.policy.trainable().to(self.engine.device)
-        if recipe.train.checkpointing:
-            self.engine.checkpoint(network)
-        adapter = recipe.adapter
-        lora = Lora(adapter.rank, adapter.alpha, adapter.targets) if adapter.kind == "lora" else None
-        self.trainable = Trainable(network, lora, adapter.ema)
-        self.processes.equalise(list(self.trainable.parameters.values()))
+        self.trainable = prepared(recipe, self.engine, self.policy)
         self.torch_optimizer = torch.optim.AdamW(
             self.trainable.parameters.values(), lr=recipe.train.lr, weight_decay=recipe.train.weight_decay
         )
@@ -181,33 +176,46 @@ class Run:
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """One pass or more over the rollout; the mean of what the optimizer logs. Raises DivergedError that names step and samples."""
-        part, logged, norms = self.recipe.train, list[dict[str, torch.Tensor]](), []
+        part, logged, norms = self.recipe.train, list[dict[str, torch.Tensor]](), list[float]()
         with self.phase("update"):
             if rollout.advantage is not None:
                 rollout.advantage = rollout.advantage.to(rollout.x0.device)
-            micro, first = part.micro or self.recipe.rollout.batch, 0
+            micro, first, skipped = part.micro or self.recipe.rollout.batch, 0, 0
             for number in range(self.step * part.passes, (self.step + 1) * part.passes):
                 key = sample_seed(self.recipe.seed, number)
-                for group in plan(self.optimizer, rollout, self.sampler, part.updates, micro, key, self.combined.value):
+                planned = plan(self.optimizer, rollout, self.sampler, part.updates, micro, key, self.combined.value)
+                if self.engine.sharded is not None:
+                    planned = evened(planned, filling(self.optimizer, rollout, self.sampler, key, self.combined.value), self.processes)
+                for group in planned:
+                    begin = len(logged)
                     for batch in group:
                         with self.engine.precision():
                             loss, numbers = self.optimizer.loss(self.policy, batch)
-                        (loss * batch.share).backward()
-                        logged.append({"loss": loss.detach(), **numbers})
+                        self.engine.backward(loss * batch.share, last=batch is group[-1])
+                        if batch.share:  # else it only keeps the others company
+                            logged.append({"loss": loss.detach(), **numbers})
                         self.progress.advance(len(batch.sample))
-                    first = first or len(logged)
                     try:
-                        norms.append(self.engine.update(self.torch_optimizer, self.trainable.parameters.values(), part.max_norm))
+                        norm = self.engine.update(self.torch_optimizer, self.trainable.parameters.values(), part.max_norm)
                     except DivergedError as error:
                         # Not saved: parts of this iteration are done, and a checkpoint of them could not be resumed exactly.
                         seeds = list(dict.fromkeys(seed for batch in group for seed in seeds_of(batch)))
                         raise DivergedError(
                             f"iteration {self.step + 1}: {error}; samples with seeds {seeds[:8]}; checkpoints before it are untouched"
                         ) from error
+                    if norm is None:  # float16 overflowed: what this update would have logged may be infinite too
+                        del logged[begin:]
+                        skipped += 1
+                        continue
+                    first = first or len(logged)
+                    norms.append(norm)
                     self.trainable.update_average()
                     self.optimizer.updated()
             self.optimizer.finished()
-            return {**_means(logged, first), "train/grad_norm": sum(norms) / len(norms)}
+            found = {**_means(logged, first), "train/grad_norm": sum(norms) / max(len(norms), 1)}
+            if self.engine.scaler is not None:
+                found |= {"train/skipped_updates": float(skipped), "train/loss_scale": self.engine.scaler.scale}
+            return found
 
     def evaluate(self) -> dict[str, Estimate]:
         """Sample held-out prompts with fixed seeds, score them by everything, log, and save the samples."""
@@ -224,7 +232,7 @@ class Run:
                 names = [*self.watched, *(name for name in found if name.endswith("diversity"))]
                 self.alarms.extend({"step": self.step, "text": text} for text in alarms(weights.items(), names, before, found))
             self.evaluations.append((self.step, {name: estimate.as_list() for name, estimate in found.items()}))
-            self.guard.remember(self.step, self.trainable.state_dict(), self.evaluations)
+            self.guard.remember(self.step, gathered(self.trainable.state_dict(), self.recipe.guard is not None), self.evaluations)
             folder = Path(self.processes.from_main(lambda: str(save_samples(self, samples, self.recipe.evaluate.show))))
         numbers = {
             f"eval/{name}{end}": value for name, e in found.items() for end, value in zip(("", "/low", "/high"), e.as_list(), strict=True)
@@ -280,7 +288,8 @@ class Run:
         with self.phase("save"):
             root = self.folder / "checkpoints"
             path = checkpoint.step_folder(root, self.step)
-            folder = Path(self.processes.from_main(lambda: str(checkpoint.save(path, state.of(self)))))
+            whole = gathered(state.of(self), self.processes.main)
+            folder = Path(self.processes.from_main(lambda: str(checkpoint.save(path, whole))))
             if self.processes.main:
                 checkpoint.prune(root, self.recipe.save.keep)
         self.plugins.hook.on_checkpoint(run=self, folder=folder)

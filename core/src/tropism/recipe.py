@@ -65,13 +65,15 @@ class Adapter(Strict):
 
 
 class RolloutPart(Strict):
-    """How samples are made. samples: per iteration; batch: at once on the device; group: siblings per prompt; window: the trained steps.
-    start: whether each ``sample`` begins with noise of its own, or all of a ``group`` with the same."""
+    """How samples are made. samples: per iteration; batch: at once on the device; decode: of a batch at once through the decoder (all of
+    it if not given); group: siblings per prompt; window: the trained steps; start: whether each ``sample`` begins with noise of its own, or
+    all of a ``group`` with the same."""
 
     sampler: Part
     steps: int = Field(ge=1, le=1000)
     samples: int = Field(64, ge=1, le=1_000_000)
     batch: int = Field(32, ge=1, le=65536)
+    decode: int | None = Field(None, ge=1, le=65536)
     group: int = Field(1, ge=1, le=4096)
     window: Window | None = None
     start: Literal["sample", "group"] = "sample"
@@ -87,10 +89,15 @@ class Train(Strict):
     micro: int | None = Field(None, ge=1, description="sampler steps per forward; the rollout's batch if not given")
     max_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpointing: bool = Field(
         False, description="keep fewer activations and compute them again in the backward pass: less memory, a third slower"
     )
+    compile: Literal["inductor", "aot_eager", "eager"] | None = Field(
+        None, description="compile the network with this backend of torch.compile; the last two are for finding out where it goes wrong"
+    )
+    shard: bool = Field(False, description="spread the weights over the processes of --nproc (FSDP2), for networks that no GPU holds")
+    offload: bool = Field(False, description="encoders and decoders wait on the CPU while the network samples and learns")
     deterministic: bool = Field(False, description="exact repetition also on CUDA, by slower kernels; on the CPU it is always exact")
 
 

@@ -52,8 +52,10 @@ def batch(
     """
     with run.engine.precision():
         rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means, start=start)
-        with torch.no_grad():
-            rollout.media = {kind: media.cpu() for kind, media in run.policy.decode(rollout.x0).items()}
+    slices = rollout.x0.split(run.recipe.rollout.decode or len(cond))
+    with run.engine.decoding(), torch.no_grad():
+        media = [{kind: part.cpu() for kind, part in run.policy.decode(x0).items()} for x0 in slices]
+    rollout.media = {kind: torch.cat([part[kind] for part in media]) for kind in media[0]} if len(media) > 1 else media[0]
     return rollout
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tropism import checkpoint
 from tropism.errors import CheckpointError, TropismError
+from tropism.shards import like_all, optimizer_state
 
 if TYPE_CHECKING:
     from tropism.loop import Run
@@ -26,6 +27,7 @@ def of(run: Run) -> dict[str, Any]:
         "combined": run.combined.state_dict(),
         "credit": run.credit.state_dict(),
         "random": run.engine.random_state(),
+        "scaler": None if run.engine.scaler is None else run.engine.scaler.state_dict(),
         "metrics": run.metrics.size,
         **run.clock.state_dict(),
         "evaluations": run.evaluations,
@@ -45,12 +47,14 @@ def restore(run: Run) -> None:
     state = checkpoint.load(newest)
     try:
         run.trainable.load_state_dict(state["trainable"])
-        run.torch_optimizer.load_state_dict(state["optimizer"])
-        run.optimizer.load_state_dict(state["algorithm"])
+        run.torch_optimizer.load_state_dict(optimizer_state(state["optimizer"], list(run.trainable.parameters.values())))
+        run.optimizer.load_state_dict(like_all(state["algorithm"], run.optimizer.state_dict()))
         run.combined.load_state_dict(state["combined"])
         run.credit.load_state_dict(state["credit"])
         run.guard.load_state_dict(state["guard"])
         run.engine.load_random_state(state["random"])
+        if run.engine.scaler is not None and (scaler := state.get("scaler")):
+            run.engine.scaler.load_state_dict(scaler)
         run.clock.load_state_dict(state)
         if run.processes.main:
             run.metrics.rewind(state["metrics"])

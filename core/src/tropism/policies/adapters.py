@@ -15,6 +15,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tropism.errors import PolicyError
+from tropism.shards import is_shard, like, local
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -36,12 +37,17 @@ class Trainable:
         module.requires_grad_(lora is None)
         if lora is not None:
             _inject(module, lora)
-        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        for parameter in self.parameters.values():
-            parameter.data = parameter.data.float()
-        self.base = {} if lora is not None else {name: p.detach().clone() for name, p in self.parameters.items()}
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         self.decay = ema
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if ema is not None else {}
+        self.hold()
+
+    def hold(self) -> None:
+        """Take the module's parameters, as they now are, for those that learn; again after they have been replaced by shards."""
+        self.parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self.base = {} if self.lora is not None else {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if self.decay is not None else {}
 
     def update_average(self) -> None:
         """Move the average toward the present weights; a no-op without EMA."""
@@ -80,13 +86,17 @@ class Trainable:
             raise PolicyError(f"the checkpoint's weights are of another adapter or network: {len(odd)} names differ, such as '{odd[0]}'")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(state["weights"][name])
+                parameter.copy_(like(state["weights"][name], parameter))
             for name, value in self.average.items():
-                value.copy_(state["average"][name])
+                value.copy_(like(state["average"][name], value))
 
     @contextmanager
     def holding(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
         """Inside the block the network has other weights, by name; only those named are exchanged."""
+        if any(is_shard(value) for value in weights.values()):
+            with self._exchanged(weights):
+                yield
+            return
         kept = {name: self.parameters[name].data for name in weights}
         for name, value in weights.items():
             self.parameters[name].data = value
@@ -95,6 +105,17 @@ class Trainable:
         finally:
             for name, value in kept.items():
                 self.parameters[name].data = value
+
+    @contextmanager
+    def _exchanged(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+        """The same for shards, by copies: it is into their memory that FSDP looks."""
+        own = local(self.parameters[name].detach() for name in weights)
+        kept = [value.clone() for value in own]
+        torch._foreach_copy_(own, local(weights.values()))
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(own, kept)
 
 
 def _inject(module: torch.nn.Module, lora: Lora) -> None:

@@ -25,6 +25,7 @@ from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
 from tropism.policies import grid
 from tropism.policies.call import BATCHED, PipelineCall
 from tropism.policies.record import Call, Watch
+from tropism.policies.resting import Resting
 from tropism.policies.study import PROBE_STEPS, Study, constant_noise
 from tropism.types import Item, Level, Tree, tree_cat, tree_map
 
@@ -48,6 +49,7 @@ class PipelinePolicy:
         clipped = config.get("clip_sample", False) and self.schedule.parametrization == "sample"
         self.clip: float | None = config.get("clip_sample_range", 1.0) if clipped else None  # what is predicted is what is clipped
         self.memory: dict[tuple[int, torch.device], dict[str, list[Any]]] = {}
+        self.resting = Resting(pipe, (), None)
         if len(self.phases) > 1:
             self.schedule.levels(FINE)
 
@@ -65,7 +67,15 @@ class PipelinePolicy:
         self.memory.clear()
         return self
 
+    def offload(self, device: torch.device) -> None:
+        """From now on all parts but the networks that learn wait on the CPU, and come to ``device`` when they are called."""
+        self.resting = Resting(self.pipe, self.modules, device)
+
     def encode(self, items: list[Item]) -> Tree:
+        with torch.no_grad(), self.resting.awake():
+            return self._encoded(items)
+
+    def _encoded(self, items: list[Item]) -> Tree:
         extra = any(name in self.call.parameters and name not in BATCHED for item in items for name in item)
         if len(items) > 1 and (self.study.one_by_one or extra):
             return tree_cat([self._encode([item]) for item in items])
@@ -96,8 +106,13 @@ class PipelinePolicy:
             return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
         memory = self.memory.setdefault((len(x0), x0.device), {})
         items = [self.study.items[0]] * len(x0)
-        with Watch(self.study.answers, ending=self.study.ending(x0), memory=memory)(self.pipe):
+        with self.resting.awake(), Watch(self.study.answers, ending=self.study.ending(x0), memory=memory)(self.pipe):
             return {self.call.kind: self.call.finish(items, PROBE_STEPS[0])}
+
+    @property
+    def uneven(self) -> bool:
+        """Whether samples may differ in how many forwards they need; see ``_groups``."""
+        return len(self.phases) > 1 or any(rule.varying and not rule.masked for phase in self.phases for rule in phase.rules)
 
     def describe(self) -> dict[str, str]:
         """What was learned, for ``tropism doctor`` and for error reports."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -84,6 +85,7 @@ class Watch:
         replay = self.memory is not None and len(self.memory) > 0
         modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
         own = {name: vars(module).get("forward") for name, module in modules.items()}
+        hooks = {name: _without_hooks(modules[name]) for name in self.answers if name in modules}
         told: dict[str, int] = {}
         for name, module in modules.items():
             module.forward = self._spy(name, module, recording, told, replay)
@@ -95,6 +97,8 @@ class Watch:
         finally:
             pipe.scheduler = original
             pipe.set_progress_bar_config(**(bar or {}))
+            for name, (before, after) in hooks.items():
+                modules[name]._forward_pre_hooks, modules[name]._forward_hooks = before, after
             for name, module in modules.items():
                 if own[name] is None:
                     del module.forward
@@ -124,6 +128,13 @@ class Watch:
             return output
 
         return spy
+
+
+def _without_hooks(module: torch.nn.Module) -> tuple[Any, Any]:
+    """Take a module's hooks off, as it is not run: to gather sharded weights, say, which only some of the processes would ask for."""
+    kept = module._forward_pre_hooks, module._forward_hooks
+    module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+    return kept
 
 
 def named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
