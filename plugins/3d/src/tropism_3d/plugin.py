@@ -9,4 +9,36 @@ HERE = "tropism_3d"
 
 @hookimpl
 def register_rewards() -> list[Entry]:
-    return []
+    return [
+        Entry("3d/stability", f"{HERE}.rewards.stability:Stability", "how upright an object is after a simulation (DSO)"),
+        Entry("3d/stands", f"{HERE}.rewards.stability:Stands", "1 where it is tilted by less than 20 degrees: DSO's label"),
+        Entry("3d/simulated", f"{HERE}.rewards.stability:Simulated", "1 where there is an object to simulate; to be watched"),
+        Entry("3d/robustness", f"{HERE}.rewards.stability:Robustness", "share of kicks, floors and slopes under which it stands"),
+        Entry("3d/support-margin", f"{HERE}.rewards.support:SupportMargin", "how far over its footprint the mass is, without a simulation"),
+    ]
+
+
+@hookimpl
+def register_policies() -> list[Entry]:
+    return [
+        Entry(
+            "3d/furniture-flow",
+            f"{HERE}.generators.furniture_flow:FurnitureFlow",
+            "furniture from a depth picture, 4.3 M parameters, shipped",
+        ),
+    ]
+
+
+@hookimpl
+def register_datasets() -> list[Entry]:
+    return [Entry("3d/furniture", f"{HERE}.furniture:Furniture", "pieces of furniture, seen from eight sides; 64 were never seen")]
+
+
+@hookimpl
+def register_evaluators() -> list[Entry]:
+    return [Entry("3d/geometry", f"{HERE}.evaluators.geometry:Geometry", "F-score, Chamfer, silhouette, volume, footprint, components")]
+
+
+@hookimpl
+def register_views() -> list[Entry]:
+    return [Entry("3d/occupancy", f"{HERE}.view:ShapeView", "meshes: shaded pictures that turn when enlarged")]

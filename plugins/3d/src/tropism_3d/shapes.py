@@ -25,11 +25,14 @@ LARGEST = 256  # voxels of a side
 class Shape:
     """A mesh, or why there is none.
 
-    mesh: triangles, z up, units free; None unless status is ``ok``. status: of :mod:`tropism_3d.statuses`.
+    mesh: triangles, z up, units free; None unless status is ``ok``. status: of :mod:`tropism_3d.statuses`. gap: parts of the surface that
+    are nearer than this share of the longest side belong to one object, as the parts of furniture in files do; with 0, as for what comes
+    out of a field, only parts that are connected.
     """
 
     mesh: trimesh.Trimesh | None
     status: Status
+    gap: float = 0.0
 
 
 def from_occupancy(occupancy: torch.Tensor) -> list[Shape]:
@@ -37,9 +40,14 @@ def from_occupancy(occupancy: torch.Tensor) -> list[Shape]:
 
     A field with NaN is ``non-finite``, one nowhere above 0.5 ``empty``. Raises TropismError where the tensor is no occupancy at all.
     """
+    check(occupancy)
+    return [surface(field) for field in occupancy.detach().float().cpu().numpy()]
+
+
+def check(occupancy: torch.Tensor) -> None:
+    """Raises TropismError where a tensor is not [B, N, N, N]."""
     if occupancy.ndim != 4 or len({*occupancy.shape[1:]}) != 1 or not 2 <= occupancy.shape[-1] <= LARGEST:
         raise TropismError(f"occupancy is {list(occupancy.shape)}; expected [B, N, N, N] with N of 2 to {LARGEST}")
-    return [surface(field) for field in occupancy.detach().float().cpu().numpy()]
 
 
 def surface(field: np.ndarray) -> Shape:

@@ -13,7 +13,6 @@ Status = Literal[
     "empty",
     "non-finite",
     "flat",
-    "volumeless",
     "rejected",
     "unstable",
     "unsettled",
@@ -31,7 +30,6 @@ MEANING: dict[Status, str] = {
     "empty": "no face with an area",
     "non-finite": "coordinates or values that are NaN or infinite",
     "flat": "all vertices lie in a plane, on a line or in a point",
-    "volumeless": "no solid: neither its surface nor its voxels enclose anything",
     # of a simulation
     "rejected": "the simulator refused the model",
     "unstable": "the simulation diverged",
