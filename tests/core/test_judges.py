@@ -39,6 +39,11 @@ def test_the_best_against_the_worst_of_each_group_and_equal_groups_are_ties():
     assert winner != loser and {winner, loser} <= {4, 5, 6, 7}
 
 
+def test_scores_that_are_no_further_apart_than_the_least_gap_are_a_tie():
+    couples = AllPairs(least=1.0).couples(rollout([1.0, 3, 2, 7, 8, 9.5], 3))
+    assert {(w, lo) for w, lo, weight in told(couples) if weight} == {(1, 0), (5, 4), (5, 3)} and len(couples.weight) == 6
+
+
 def test_all_pairs_are_every_two_siblings_the_better_first():
     made = rollout([1.0, 3, 1, 7, 8, 9], 3)
     couples = AllPairs().couples(made)
@@ -96,3 +101,5 @@ def test_what_cannot_be_is_refused():
         BestWorst(noisy=True)
     with pytest.raises(ValueError, match="scale: 0; expected above 0"):
         AllPairs(scale=0)
+    with pytest.raises(ValueError, match="least: -1; expected 0 or more"):
+        AllPairs(least=-1)

@@ -34,7 +34,7 @@ def test_argument_names_say_what_a_reward_needs():
 
 def test_a_reward_may_name_media_items_seeds_and_latents():
     given = fields(rollout(torch.eye(2)))
-    assert set(given) == {"points", "prompt", "label", "x0", "seed"}
+    assert set(given) == {"points", "prompt", "label", "x0", "seed", "t"}
     assert given["prompt"] == ["p0", "p1"] and given["label"] == [0, 1] and given["seed"].tolist() == [101, 102]
 
 

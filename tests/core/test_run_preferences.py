@@ -29,6 +29,7 @@ save: {{every: 20}}
 CASES = {
     "d3po": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0}"},
     "d3po, one-sided": {"sampler": "{use: ddim}", "start": "group", "optimizer": "{use: d3po, beta: 1.0, sides: one, reference: rollout}"},
+    "spo": {"sampler": "{use: ddim}", "optimizer": "{use: spo, beta: 1.0}"},
     "dpo": {"optimizer": "{use: dpo, beta: 5}"},
     "inpo": {"optimizer": "{use: inpo, beta: 5, draws: 2}"},
     "smpo": {"optimizer": "{use: smpo, beta: 1, draws: 2}"},
@@ -91,6 +92,23 @@ def test_d3po_needs_one_first_noise_and_noisy_steps():
     case = {**CASES["d3po"], "start": "sample"}
     assert "line 5: rollout: 'd3po' compares samples that begin with the same noise; write start: group" in problems(case, JUDGED)
     assert "'d3po' learns from noisy steps" in problems({**CASES["d3po"], "sampler": "{use: ode}"}, JUDGED)
+
+
+def test_the_candidates_of_a_step_are_in_one_batch():
+    case = CASES["spo"]
+    assert not assemble.check(parse(text(case, JUDGED), "r"), plugins.manager()[1]).optimizer.skip
+    made = text(case, JUDGED).replace("batch: 256", "batch: 2")
+    with pytest.raises(RecipeError, match=r"line 5: rollout\.batch: 'spo' takes the steps of a group together; 2 is not a multiple of"):
+        assemble.check(parse(made, "r"), plugins.manager()[1], made, "r")
+    assert "skip: 5 of 6 steps leaves none to learn from; expected at most 4" in problems(
+        {**case, "optimizer": "{use: spo, skip: 5}"}, JUDGED
+    )
+
+
+def test_an_option_that_makes_no_sense_is_refused_with_the_reason():
+    assert "'dro' has no average: its loss has no reference" in problems({"optimizer": "{use: dro, average: 0.9}"}, JUDGED)
+    assert "'d3po' has no keep: the errors of a winner's" in problems({**CASES["d3po"], "optimizer": "{use: d3po, keep: 0.5}"}, JUDGED)
+    assert "'kto' has no keep: it weighs a loser" in problems({"optimizer": "{use: kto, keep: 0.5}"}, JUDGED)
 
 
 def test_a_consistency_model_is_not_made_a_denoiser():

@@ -7,6 +7,7 @@ import torch
 
 from tests import tiny
 from tropism.credit import Batch
+from tropism.diffusion.branching import branch
 from tropism.diffusion.flow_samplers import Cps, DanceSde, FlowSde, Ode
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import DDIM, Consistency
@@ -23,6 +24,7 @@ from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.optimizers.rlcm_direct import RlcmDirect
 from tropism.optimizers.smpo import Smpo
+from tropism.optimizers.spo import Spo
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.pipeline import capture
 from tropism.testing import condition
@@ -35,11 +37,15 @@ OPTIMIZERS = {
     "nft": lambda: Nft(draws=3),
     "awm": lambda: Awm(draws=3),
     "d3po": lambda: D3po(beta=1.0),
+    "d3po with an anchor": lambda: D3po(beta=1.0, anchor=0.01),
+    "spo": lambda: Spo(beta=1.0),
+    "spo, held": lambda: Spo(beta=1.0, skip=1, keep=0.5, average=0.9),
     "dpo": lambda: Dpo(beta=5.0, draws=2),
     "inpo": lambda: Inpo(beta=5.0, steps=5, draws=2),
     "smpo": lambda: Smpo(beta=1.0, draws=2),
     "kto": lambda: Kto(beta=2.0, draws=2),
     "dro": lambda: Dro(draws=2, kl=0.5),
+    "dro with a ceiling": lambda: Dro(draws=2, ceiling=1.5, anchor=0.2),
     "draft": lambda: Direct(2),
     "alignprop": lambda: Direct([1, 4]),
     "refl": lambda: Direct([1, 3], jump=True, ceiling=3.0),
@@ -69,8 +75,13 @@ def judged(optimizer, rollout):
     return rollout
 
 
-def starts(optimizer, cond):
-    return cond.group.tolist() if "shared start" in optimizer.needs else None
+def rolled_out(optimizer, policy, cond, sampler, steps):
+    """What a run would collect for the optimizer."""
+    with optimizer.acting():
+        if "branches" in optimizer.needs:
+            return branch(policy, cond, sampler, steps, kept=optimizer.kept(steps))
+        start = cond.group.tolist() if "shared start" in optimizer.needs else None
+        return collect(policy, cond, sampler, steps, kept=optimizer.kept(steps), means=optimizer.means, start=start)
 
 
 def points(made):
@@ -91,9 +102,7 @@ def iterate(optimizer, policy, trainable, sampler, iterations, torch_optimizer):
     for iteration in range(iterations):
         cond = condition(policy, [{"prompt": "p"}] * SAMPLES, seed=iteration * SAMPLES, group=4)
         cond.group += iteration * SAMPLES
-        with optimizer.acting():
-            kept, start = optimizer.kept(STEPS), starts(optimizer, cond)
-            rollout = collect(policy, cond, sampler, STEPS, kept=kept, means=optimizer.means, start=start)
+        rollout = rolled_out(optimizer, policy, cond, sampler, STEPS)
         rollout.reward = Near()(rollout.x0)
         judged(optimizer, rollout)
         means.append(rollout.reward.mean().item())
@@ -154,10 +163,11 @@ def test_one_update_of_a_pipeline_has_a_finite_gradient_in_its_adapter_alone(cap
         pytest.skip("refused by check: a denoising loss makes a consistency model an ordinary one")
     sampler, network = PIPELINES[pipeline][1 if "steps" in optimizer.needs else 2], policy.trainable()
     optimizer.attach(trainable)
-    cond = condition(policy, [{"prompt": text} for text in ("a dog", "the sea", "sky", "a cat")], group=2)
-    with optimizer.acting():
-        rollout = collect(policy, cond, sampler, 4, kept=optimizer.kept(4), means=optimizer.means, start=starts(optimizer, cond))
-    rollout.reward = brightness(type(rollout)(cond=cond, x0=rollout.x0, steps=rollout.steps, media=policy.decode(rollout.x0))).detach()
+    cond = condition(policy, [{"prompt": text} for text in ("a dog", "a dog", "sky", "sky")], group=2)
+    rollout = rolled_out(optimizer, policy, cond, sampler, 4)
+    rollout.reward = brightness(
+        type(rollout)(cond=rollout.cond, x0=rollout.x0, steps=rollout.steps, media=policy.decode(rollout.x0))
+    ).detach()
     judged(optimizer, rollout)
     (group,) = plan(optimizer, rollout, sampler, 1, 4, 0, brightness)
     for batch in group:

@@ -30,7 +30,7 @@ from tropism.rewards.combine import Part as Weighted
 from tropism.types import Item
 
 Path = tuple[str | int, ...]
-ALWAYS = {"x0", "seed"}
+ALWAYS = {"x0", "seed", "t"}
 PLACES: dict[Path, str] = {  # where a recipe names parts, and the kind of entry that each names
     ("policy",): "policies",
     ("data",): "datasets",
@@ -246,6 +246,11 @@ def _unpaired(recipe: Recipe, optimizer: Optimizer, credit: Any) -> Iterator[tup
         yield ("optimizer",), f"'{name}' learns from labels of segments, but judges of a rollout compare whole samples; use dpo"
     if "shared start" in optimizer.needs and rollout.start != "group":
         yield ("rollout",), f"'{name}' compares samples that begin with the same noise; write start: group"
+    if "branches" in optimizer.needs and rollout.batch % rollout.group:
+        yield (
+            ("rollout", "batch"),
+            f"'{name}' takes the steps of a group together; {rollout.batch} is not a multiple of rollout.group, {rollout.group}",
+        )
     if rollout.start == "group" and rollout.group < 2:
         yield ("rollout", "start"), f"start: group is for siblings, but rollout.group is {rollout.group}; write group: 2 or more"
 

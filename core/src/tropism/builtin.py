@@ -30,6 +30,7 @@ def register_optimizers() -> list[Entry]:
         Entry("nft", "tropism.optimizers.nft:Nft", "good and bad samples teach through the forward process (DiffusionNFT)"),
         Entry("awm", "tropism.optimizers.awm:Awm", "advantage-weighted matching of finished samples"),
         Entry("d3po", "tropism.optimizers.d3po:D3po", "preferences between trajectories of one first noise, step by step (D3PO)"),
+        Entry("spo", "tropism.optimizers.spo:Spo", "at every step the better of several next states against the worse (SPO)"),
         Entry("dpo", "tropism.optimizers.dpo:Dpo", "preferences by denoising errors (Diffusion-DPO, Flow-DPO, masked DPO)"),
         Entry("inpo", "tropism.optimizers.inpo:Inpo", "Diffusion-DPO at states that inversion leads to (InPO)"),
         Entry("smpo", "tropism.optimizers.smpo:Smpo", "InPO with soft labels and a corrected inversion (SmPO)"),
@@ -94,6 +95,7 @@ def register_recipes() -> list[Entry]:
         Entry("toy/ddpo", "tropism:recipes/toy-ddpo.yaml", "the whole loop in seconds, on a 2-D mixture"),
         Entry("toy/flow-grpo", "tropism:recipes/toy-flow-grpo.yaml", "Flow-GRPO with a window of trained steps, on a 2-D flow"),
         Entry("toy/d3po", "tropism:recipes/toy-d3po.yaml", "D3PO on a 2-D mixture: preferences between trajectories of one first noise"),
+        Entry("toy/spo", "tropism:recipes/toy-spo.yaml", "SPO on a 2-D mixture: preferences between candidates for the next state"),
         Entry("toy/dpo", "tropism:recipes/toy-dpo.yaml", "Diffusion-DPO on a 2-D mixture: pairs from a judge by reward"),
         Entry("toy/nft", "tropism:recipes/toy-nft.yaml", "DiffusionNFT on a 2-D flow: no trajectory, any sampler"),
     ]

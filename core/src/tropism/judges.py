@@ -34,14 +34,17 @@ class Judge(Stateless):
 
 
 class ByReward(Judge):
-    """The part common to judges by the combined reward. scale, noisy: see the head of this file."""
+    """The part common to judges by the combined reward. scale, noisy: see the head of this file. least: scores that are no further apart
+    than this are a tie."""
 
-    def __init__(self, scale: float | None = None, noisy: bool = False) -> None:
+    def __init__(self, scale: float | None = None, noisy: bool = False, least: float = 0.0) -> None:
+        if least < 0:
+            raise ValueError(f"least: {least}; expected 0 or more, the score gap up to which two samples are a tie")
         if scale is not None and not scale > 0:
             raise ValueError(f"scale: {scale}; expected above 0, the score gap at which the better one wins 73 % of the time")
         if noisy and scale is None:
             raise ValueError("noisy: true needs a scale, the score gap at which the better one wins 73 % of the time; 1e9 tosses a coin")
-        self.scale, self.noisy = scale, noisy
+        self.scale, self.noisy, self.least = scale, noisy, least
 
     def couples(self, rollout: Rollout) -> Couples:
         if rollout.reward is None:
@@ -55,7 +58,7 @@ class ByReward(Judge):
             drawn = torch.tensor([_uniform(seeds[a], seeds[b]) for a, b in pairs], dtype=gap.dtype)
             winner, loser = torch.where(drawn < chance, winner, loser), torch.where(drawn < chance, loser, winner)
             chance = torch.ones_like(gap)
-        return Couples(winner=winner, loser=loser, weight=(gap != 0).float(), chance=chance.float())
+        return Couples(winner=winner, loser=loser, weight=(gap > self.least).float(), chance=chance.float())
 
     @abstractmethod
     def compared(self, rows: list[int], scores: list[float]) -> list[tuple[int, int]]:

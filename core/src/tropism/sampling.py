@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tropism.diffusion.branching import branch
 from tropism.diffusion.noise import sample_seed
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import Sampler
@@ -51,7 +52,10 @@ def batch(
     Its media are on the CPU: those of a whole rollout may be more than the device has room for.
     """
     with run.engine.precision():
-        rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means, start=start)
+        if kept and "branches" in run.optimizer.needs:
+            rollout = branch(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere)
+        else:
+            rollout = collect(run.policy, cond, sampler, steps, kept=kept, elsewhere=elsewhere, means=run.optimizer.means, start=start)
     slices = rollout.x0.split(run.recipe.rollout.decode or len(cond))
     with run.engine.decoding(), torch.no_grad():
         media = [{kind: part.cpu() for kind, part in run.policy.decode(x0).items()} for x0 in slices]

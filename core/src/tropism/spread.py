@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from tropism.diffusion.branching import branches
 from tropism.errors import RecipeError
 from tropism.processes import Processes
 from tropism.recipe import Recipe
@@ -37,14 +38,17 @@ def own_batches(count: int, batch: int, rank: int, size: int) -> tuple[list[rang
 def joined(cond: Condition, rollout: Rollout, places: Sequence[Sequence[int]], processes: Processes) -> Rollout:
     """The scores of all processes as one rollout of the samples ``cond``; its states and conditions stay where they were made.
 
-    places: by rank, which samples of ``cond`` the rows of that process's ``rollout`` are. A single process gets its own rollout back.
+    places: by rank, which samples of ``cond`` the rows of that process's ``rollout`` are. A single process gets its own rollout back. Where
+    the groups have branched, all these are of their branches.
     """
     if processes.size == 1:
         return rollout
+    times = len(rollout) // len(places[processes.rank])
+    cond, places = branches(cond, times), [_branched(rows, times) for rows in places]
     counts, order = [len(rows) for rows in places], _order(places)
     scores = {name: processes.rows(values, counts)[order] for name, values in rollout.scores.items()}
     nothing = torch.empty(len(cond), 0)
-    steps = replace(rollout.steps, x=nothing, logp=nothing, levels=rollout.steps.levels[:0], on=rollout.steps.on[:0], mean=None)
+    steps = replace(rollout.steps, x=nothing, logp=nothing, levels=rollout.steps.levels[:0], on=rollout.steps.on[:0], mean=None, at=None)
     return Rollout(cond=cond, x0=nothing, steps=steps, scores=scores)
 
 
@@ -53,7 +57,8 @@ def handed_out(whole: Rollout, rollout: Rollout, rows: Sequence[int]) -> Rollout
     if whole is rollout:
         return rollout
     assert whole.reward is not None
-    reward, advantage = (None if values is None else values[list(rows)] for values in (whole.reward, whole.advantage))
+    rows = _branched(rows, len(rollout) // len(rows))
+    reward, advantage = (None if values is None else values[rows] for values in (whole.reward, whole.advantage))
     return replace(rollout, reward=reward, advantage=advantage)
 
 
@@ -106,6 +111,11 @@ def _unit(recipe: Recipe, size: int) -> int:
 
 def _fits(recipe: Recipe, size: int) -> bool:
     return size == 1 or recipe.rollout.samples % _unit(recipe, size) == 0
+
+
+def _branched(rows: Sequence[int], times: int) -> list[int]:
+    """The places of the branches of whole groups of samples, which stand at ``rows``; see :func:`tropism.diffusion.branching.branches`."""
+    return [row * times + number for row in rows for number in range(times)]
 
 
 def _order(places: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -124,12 +124,15 @@ class Condition:
 class Steps:
     """A trajectory, or a run of its steps: what learning needs of how the samples came about. S counts the stored steps."""
 
-    x: torch.Tensor  # [B, S+1, ...] float32 states, noise first
+    x: torch.Tensor  # [B, S+1, ...] float32 states, noise first; [B, 2, ...] with ``at``
     levels: Level  # [S+1] exact noise levels, shared by the batch
     logp: torch.Tensor  # [B, S] float32, mean over dimensions; 0 where the step is deterministic
     on: torch.Tensor  # [S] bool: steps whose noise reaches the sample, the only ones that are trained
     first: int = 0  # the number of the first stored step in the whole trajectory
     mean: torch.Tensor | None = None  # [B, S, ...] means of the steps, where an optimizer asked for them
+    # [B] int64 where each sample stands for a single step: the number among ``levels`` of the one that it begins at. Its x0 is then the
+    # sample that its next state promises; x, logp and on hold that step alone.
+    at: torch.Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -207,6 +210,7 @@ class Rollout:
             on=parts[0].steps.on,
             first=parts[0].steps.first,
             mean=None if parts[0].steps.mean is None else torch.cat([part.steps.mean for part in parts if part.steps.mean is not None]),
+            at=None if parts[0].steps.at is None else torch.cat([part.steps.at for part in parts if part.steps.at is not None]),
         )
         media = {key: torch.cat([part.media[key] for part in parts]) for key in parts[0].media}
         return Rollout(

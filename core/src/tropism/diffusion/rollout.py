@@ -70,15 +70,22 @@ def retake(policy: Policy, sampler: Sampler, rollout: Rollout, sample: torch.Ten
     Any mixture of samples and time steps is one forward. In the shape of the rollout's own batch the log-probability is bit-equal to the
     stored one as long as the weights have not changed.
     """
-    states, levels = rollout.steps.x, rollout.steps.levels
+    states, levels, at = rollout.steps.x, rollout.steps.levels, rollout.steps.at
     encoded = tree_map(lambda t: t[sample], rollout.cond.encoded)
-    now, then = levels[index], levels[index + 1]
+    begin = index if at is None else at[sample]
+    now, then = levels[begin], levels[begin + 1]
     return transition(sampler, policy, states[sample, index], now, then, encoded, x_next=states[sample, index + 1])
 
 
 def replay(policy: Policy, sampler: Sampler, rollout: Rollout, sample: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [M] of stored steps under the present weights; see :func:`retake`."""
     return retake(policy, sampler, rollout, sample, index).logp
+
+
+def denoised(policy: Policy, x: torch.Tensor, level: Level, encoded: Tree) -> torch.Tensor:
+    """The samples [M, ...] that states ``x`` at levels [M] promise: denoised in one go."""
+    clean = torch.zeros_like(level.sigma)
+    return Consistency().mean(policy, x, level, Level(clean, clean + 1, clean), encoded)
 
 
 def finish(
@@ -103,8 +110,7 @@ def finish(
     encoded = tree_map(lambda t: t[sample], cond.encoded)
     x = steps.x[sample, begin - steps.first]
     if jump:
-        now, clean = steps.levels[begin - steps.first].expand(len(sample)), torch.zeros(len(sample), device=device)
-        return Consistency().mean(policy, x, now, Level(clean, clean + 1, clean), encoded)
+        return denoised(policy, x, steps.levels[begin - steps.first].expand(len(sample)), encoded)
     taken = range(begin - steps.first, len(steps.on))
     noises: list[torch.Tensor] | None = None
     if steps.on[taken.start :].any():

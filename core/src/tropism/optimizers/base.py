@@ -17,7 +17,7 @@ from tropism.policy import Policy
 from tropism.types import Condition, Labelled, Pairs, Rollout, Tree, tree_map
 
 Numbers = dict[str, torch.Tensor]
-NEEDS = frozenset({"steps", "samples", "endings", "advantage", "pairs", "labels", "segments", "shared start"})
+NEEDS = frozenset({"steps", "samples", "endings", "advantage", "pairs", "labels", "segments", "shared start", "branches"})
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Optimizer(ABC):
     needs, checked before a run: ``steps`` (gives StepBatches), ``samples`` (SampleBatches), ``endings`` (EndBatches, and a differentiable
     reward), ``advantage`` (samples whose advantage is 0 are left out), ``pairs`` (PairBatches, with ``steps`` StepPairBatches; a rollout
     needs a judge), ``labels`` (LabelBatches; in a rollout, the signs of the advantages), ``segments`` (pairs that say who is better where),
-    ``shared start`` (siblings of one first noise).
+    ``shared start`` (siblings of one first noise), ``branches`` (siblings that are candidates for every step of one chain).
     """
 
     needs: ClassVar[frozenset[str]]

@@ -30,14 +30,19 @@ from tropism.policy import Policy
 @dataclass
 class D3po(Referenced):
     """beta: strength of the tie to the reference. clip, sides (``both`` or ``one``): the clamp of the ratios. reference: ``base``,
-    or ``rollout``. average: the reference is a moving average of the policy with this decay instead."""
+    or ``rollout``. anchor: weight of making the winner's steps likelier, whatever the loser's. average: see stabilisers.py."""
 
     beta: float = 0.1
     clip: float = 0.1
     sides: str = "both"
     reference: str = "base"
+    anchor: float = 0.0
     average: float | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"steps", "pairs", "shared start"})
+    without: ClassVar[dict[str, str]] = {
+        "keep": "the errors of a winner's and a loser's step are noises of their own, and their product says nothing of whether pushing "
+        "the loser away hurts the winner; use spo, whose two steps begin at one state"
+    }
 
     def __post_init__(self) -> None:
         if self.sides not in ("both", "one"):
@@ -48,6 +53,8 @@ class D3po(Referenced):
             raise ValueError("average: the reference is the policy of the rollout already; leave out one of reference and average")
         if not (self.beta > 0 and 0 < self.clip < 1):
             raise ValueError(f"beta: {self.beta}, clip: {self.clip}; expected beta above 0 and clip between 0 and 1")
+        if self.anchor < 0 or (self.average is not None and not 0 < self.average < 1):
+            raise ValueError(f"anchor: {self.anchor}, average: {self.average}; expected anchor of 0 or more and average between 0 and 1")
 
     def attach(self, weights: Weights) -> None:
         super().attach(weights)
@@ -60,8 +67,8 @@ class D3po(Referenced):
         base = acted
         if self.reference == "base" and not self.stored:
             with torch.no_grad(), self.as_reference():
-                base = replay(policy, batch.sampler, batch.rollout, sample, index)
-        logp = replay(policy, batch.sampler, batch.rollout, sample, index)
+                base = self.log_probs(policy, batch)
+        logp = self.log_probs(policy, batch)
         change = (logp - base).chunk(2)
         low, high = math.log(1 - self.clip), math.log(1 + self.clip)
         if self.sides == "both":
@@ -69,6 +76,7 @@ class D3po(Referenced):
         else:
             winner, loser = change[0].clamp(max=high), change[1].clamp(min=low)
         loss = (batch.weight * -torch.nn.functional.logsigmoid(self.beta * (winner - loser))).mean()
+        loss = self.anchored(loss, -change[0])
         with torch.no_grad():
             gap = change[0] - change[1]
             clamped = torch.cat([winner != change[0], loser != change[1]])
@@ -80,6 +88,10 @@ class D3po(Referenced):
                 "ratio_error": ((logp - acted).exp() - 1).abs().max(),
             }
         return loss, metrics
+
+    def log_probs(self, policy: Policy, batch: StepPairBatch) -> torch.Tensor:
+        """Of the steps of M pairs, [2 M], winners first."""
+        return replay(policy, batch.sampler, batch.rollout, batch.sample, batch.index.repeat(2))
 
     def updated(self) -> None:
         super().updated()

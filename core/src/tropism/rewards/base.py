@@ -1,7 +1,7 @@
 """What a reward is, and the one place where rewards are called.
 
 A reward is any callable. The names of its arguments say what it needs: a kind of media (``image`` [B, 3, H, W] in [0, 1]), a field of the
-items (``prompt``, a list of B), ``x0`` or ``seed``. It returns B raw scores.
+items (``prompt``, a list of B), ``x0``, ``seed`` or ``t``. It returns B raw scores.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ def needs(reward: Reward) -> tuple[str, ...]:
 
 
 def fields(rollout: Rollout) -> dict[str, Any]:
-    """All that a reward may name: media, the columns of the items, ``x0`` and ``seed``."""
+    """All that a reward may name: media, the columns of the items, ``x0``, ``seed``, and ``t`` [B] for those that know of noise: the time,
+    as the network knows it, of the state that a sample was predicted from; 0 for samples that were sampled to the end."""
+    steps = rollout.steps
+    time = torch.zeros(len(rollout), device=rollout.x0.device) if steps.at is None else steps.levels.t[steps.at + 1]
     columns = {key: [item.get(key) for item in rollout.cond.items] for key in rollout.cond.items[0]}
-    return {**columns, **rollout.media, "x0": rollout.x0, "seed": rollout.cond.seed}
+    return {**columns, **rollout.media, "x0": rollout.x0, "seed": rollout.cond.seed, "t": time}
 
 
 def score(name: str, reward: Reward, given: Mapping[str, Any], seeds: Sequence[int]) -> torch.Tensor:
