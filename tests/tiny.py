@@ -35,20 +35,25 @@ def tokenizer() -> CLIPTokenizer:
         return CLIPTokenizer(str(words), str(merges), model_max_length=LENGTH, unk_token=END, pad_token=END)
 
 
-def text_encoder(words: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
+def text_config(words: int, layers: int = 1, length: int = LENGTH, hidden_act: str = "quick_gelu") -> CLIPTextConfig:
+    """A text encoder for the tokenizer above, with ``length`` positions."""
+    return CLIPTextConfig(
         vocab_size=words,
         hidden_size=WIDTH,
         intermediate_size=WIDTH,
         projection_dim=WIDTH,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
+        hidden_act=hidden_act,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
     )
-    return spread(CLIPTextModel(config))
+
+
+def text_encoder(words: int) -> CLIPTextModel:
+    return spread(CLIPTextModel(text_config(words)))
 
 
 def unet(guidance_embedding: int | None = None) -> UNet2DConditionModel:

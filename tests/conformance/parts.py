@@ -13,7 +13,6 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPImageProcessor,
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
@@ -37,7 +36,7 @@ from transformers import (
 
 from tests.conformance.autoencoders import dc, kl, kl_flux2, kl_qwen
 from tests.conformance.weights import PROMPTS, built, fill, hole, picture
-from tests.tiny import LENGTH, WIDTH
+from tests.tiny import LENGTH, WIDTH, text_config
 from tests.tiny import tokenizer as clip_tokenizer
 
 # One name for all parts: builders import from here, wherever a part is written.
@@ -130,30 +129,14 @@ def bert_tokenizer(length: int = LENGTH) -> PreTrainedTokenizerFast:
 # ---- text and image encoders ---------------------------------------------------------------------------------------------------
 
 
-def _clip(words: int, hidden_act: str, length: int = LENGTH) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=length,
-        hidden_act=hidden_act,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-
-
 def clip_text(words: int, length: int = LENGTH) -> CLIPTextModel:
     """``length`` is the number of positions: 77 for pipelines that pad to that whatever the tokenizer says."""
-    return fill(CLIPTextModel(_clip(words, "quick_gelu", length)))
+    return fill(CLIPTextModel(text_config(words, 2, length)))
 
 
 def clip_text_projected(words: int) -> CLIPTextModelWithProjection:
     """With the pooled projection that SDXL, SD3 and Kandinsky take."""
-    return fill(CLIPTextModelWithProjection(_clip(words, "gelu")))
+    return fill(CLIPTextModelWithProjection(text_config(words, 2, hidden_act="gelu")))
 
 
 def clip_vision(side: int = 16) -> CLIPVisionModelWithProjection:
