@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from tropism.errors import RecipeError
-from tropism.recipe import Recipe, locate, parse, read
+from tropism.recipe import Recipe, Train, locate, parse, read
 
 GOOD = """\
 name: a/b
@@ -190,6 +190,14 @@ def test_arithmetic_follows_from_the_recipe():
         "samples per optimizer step": 32,
         "evaluation samples": 96,
     }
+
+
+def test_the_learning_rate_rises_and_falls_as_asked():
+    flat = Train(iterations=4, lr=0.5)
+    assert [flat.rate(step) for step in range(4)] == [0.5] * 4
+    shaped = Train(iterations=10, lr=1.0, warmup=2, decay=0.5)
+    assert [shaped.rate(step) for step in range(10)] == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert Train(iterations=4, lr=1.0, decay=1.0).rate(3) == 0.25, "the last iteration still learns"
 
 
 def test_a_recipe_cannot_be_changed_in_place():

@@ -211,6 +211,13 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(unbroken, recip
     assert not same(state(unbroken)["trainable"], state(other)["trainable"])
 
 
+def test_the_learning_rate_falls_as_the_recipe_says(recipe, tmp_path):
+    folder, _ = run(recipe, tmp_path / "run", "train.iterations=4", "train.decay=0.5", "train.lr=4e-3")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["value"] for line in lines if line["name"] == "train/lr"] == [4e-3, 4e-3, 4e-3, 2e-3]
+    assert [group["lr"] for group in state(folder)["optimizer"]["param_groups"]] == [2e-3]
+
+
 def test_the_average_lags_behind_the_weights(unbroken):
     trainable = state(unbroken)["trainable"]
     assert trainable["weights"].keys() == trainable["average"].keys()

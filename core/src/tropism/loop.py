@@ -180,6 +180,8 @@ class Run:
         with self.phase("update"):
             if rollout.advantage is not None:
                 rollout.advantage = rollout.advantage.to(rollout.x0.device)
+            for settings in self.torch_optimizer.param_groups:
+                settings["lr"] = part.rate(self.step)
             micro, first, skipped = part.micro or self.recipe.rollout.batch, 0, 0
             for number in range(self.step * part.passes, (self.step + 1) * part.passes):
                 key = sample_seed(self.recipe.seed, number)
@@ -212,7 +214,7 @@ class Run:
                     self.trainable.update_average()
                     self.optimizer.updated()
             self.optimizer.finished()
-            found = {**_means(logged, first), "train/grad_norm": sum(norms) / max(len(norms), 1)}
+            found = {**_means(logged, first), "train/grad_norm": sum(norms) / max(len(norms), 1), "train/lr": part.rate(self.step)}
             if self.engine.scaler is not None:
                 found |= {"train/skipped_updates": float(skipped), "train/loss_scale": self.engine.scaler.scale}
             return found

@@ -84,6 +84,8 @@ class Train(Strict):
 
     iterations: int = Field(ge=0, le=10_000_000)
     lr: float = Field(1e-4, gt=0, lt=10)
+    warmup: int = Field(0, ge=0, le=10_000_000, description="iterations over which lr rises in a line to its value")
+    decay: float = Field(0.0, ge=0, le=1, description="share of the iterations, at the end, over which lr falls in a line toward zero")
     updates: int = Field(1, ge=1, le=100_000)
     passes: int = Field(1, ge=1, le=1000)
     micro: int | None = Field(None, ge=1, description="sampler steps per forward; the rollout's batch if not given")
@@ -99,6 +101,12 @@ class Train(Strict):
     shard: bool = Field(False, description="spread the weights over the processes of --nproc (FSDP2), for networks that no GPU holds")
     offload: bool = Field(False, description="encoders and decoders wait on the CPU while the network samples and learns")
     deterministic: bool = Field(False, description="exact repetition also on CUDA, by slower kernels; on the CPU it is always exact")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of iteration ``step``, counted from 0."""
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        fall = (self.iterations - step) / (self.decay * self.iterations) if self.decay else 1.0
+        return self.lr * min(rise, fall, 1.0)
 
 
 class Evaluate(Strict):
