@@ -1,4 +1,4 @@
-"""float16: the scale moves as torch's own scaler moves it, a skipped update changes nothing but the scale, and overflow that stays is named."""
+"""float16: the scale moves as torch's own does, a skipped update changes nothing but it, and overflow that stays is named."""
 
 from __future__ import annotations
 
@@ -78,9 +78,8 @@ def test_skipped_updates_are_counted_and_a_resumed_run_is_the_unbroken_one(tmp_p
         api.run("toy/ddpo", [*OVERRIDES, f"train.iterations={first}", "save.every=1"], folder=folders[name])
     api.resume(folders["broken"], 4)
     rows = [json.loads(line) for line in (folders["whole"] / "metrics.jsonl").read_text().splitlines()]
-    told = {
-        name: [row["value"] for row in rows if row["name"] == name] for name in ("train/skipped_updates", "train/loss_scale", "train/loss")
-    }
+    names = ("train/skipped_updates", "train/loss_scale", "train/loss")
+    told = {name: [row["value"] for row in rows if row["name"] == name] for name in names}
     assert told["train/skipped_updates"][0] == 1 and sum(told["train/skipped_updates"]) == 1
     assert told["train/loss_scale"] == [2.0**15] * 4
     assert all(abs(loss) < 100 for loss in told["train/loss"])

@@ -27,8 +27,7 @@ def evened(planned: Sequence[list[Batch]], fill: Callable[[type], Batch], proces
         even: list[Batch] = []
         for kind, own, all_have in zip(kinds.values(), mine, most, strict=True):
             even.extend(batch for batch in group if isinstance(batch, kind))
-            if own < all_have:
-                even.extend([fill(kind)] * (all_have - own))
+            even.extend(fill(kind) for _ in range(all_have - own))  # each its own: an update's last batch is known by identity
         found.append(even)
     return found
 
