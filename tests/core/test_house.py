@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tropism
 
@@ -30,7 +31,7 @@ LAYERS = [
     {"diffusion", "diffusion.samplers", "diffusion.rollout"},
     {"policies", "rewards", "credit", "judges", "data"},
     {"optimizers", "steering"},
-    {"toy", "evaluate", "gallery", "guard", "spread", "even", "report"},
+    {"toy", "toy_chains", "evaluate", "gallery", "guard", "spread", "even", "report"},
     {"assemble", "testing"},
     {"runfolder", "state", "sampling", "network"},
     {"loop"},
@@ -167,6 +168,18 @@ def test_every_plugin_names_its_entry_point_after_its_package():
     for path in ROOT.glob("plugins/*/pyproject.toml"):
         points = tomllib.loads(path.read_text())["project"]["entry-points"]["tropism"]
         assert list(points.values()) == [f"tropism_{path.parent.name}.plugin"]
+
+
+RECIPES = sorted([*ROOT.glob("core/src/tropism/recipes/*.yaml"), *ROOT.glob("plugins/*/src/*/recipes/*.yaml")])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_states_its_purpose_data_hardware_and_what_it_reached(path):
+    header = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines()))
+    name = yaml.safe_load(path.read_text())["name"]
+    assert header[0].startswith(f"# {name}: ") and name == f"{name.split('/')[0]}/{path.stem.removeprefix('toy-')}"
+    for word in ("Data", "Hardware", "Measured"):
+        assert sum(line.startswith(f"# {word} ") for line in header) == 1, f"{word} is not stated, or twice"
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
