@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import torch
 
@@ -65,8 +66,7 @@ class Denoising:
         return self.deviations[index] > 0
 
     def start(self, draw: Noise) -> Tree:
-        assert isinstance(draw, Draw), "a policy draws its noise from the streams of samples"
-        x = self.policy.noise(draw, self.levels[0], self.cond.encoded)
+        x = self.policy.noise(cast(Draw, draw), self.levels[0], self.cond.encoded)
         return {"x": x, "row": torch.arange(len(x), device=self.device)}
 
     def look(self, state: Tree, index: int) -> Tree:
@@ -93,6 +93,13 @@ class Denoising:
             ratio = -(along.double() * (noise["normal"].double() + along.double() / 2)).flatten(1).sum(1)
             shift = shift + like(std, x) * along
         return {"x": mean + shift, "row": state["row"]}, ratio
+
+    def renoise(self, state: Tree, index: int, to: int, noise: Tree) -> Tree:
+        """States before step ``to``, an earlier one, from the law of noising those before step ``index``."""
+        x, now, then = state["x"], self._level(state, index), self._level(state, to)
+        kept = then.alpha / now.alpha
+        fresh = (then.sigma**2 - (kept * now.sigma) ** 2).clamp(min=0).sqrt()
+        return {"x": like(kept, x) * x + like(fresh, x) * noise["normal"], "row": state["row"]}
 
     def plausible(self, state: Tree, index: int, noise: Tree) -> torch.Tensor:
         """x0 + r eps with r = sigma / sqrt(alpha^2 + sigma^2): exact for data of unit variance (LGD, Song et al., ICML 2023)."""

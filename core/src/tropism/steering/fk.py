@@ -24,12 +24,12 @@ from tropism.steering.task import Task
 
 @dataclass
 class Fk(Method):
-    """particles: K. lam: ``lambda`` in a recipe, a number or ``{ess: 0.4}``. rising: gamma of tempering, 0 is none. schedule: what differs
+    """particles: K. lam: ``lambda`` in a recipe, a number or ``{ess: 0.2}``. rising: gamma of tempering, 0 is none. schedule: what differs
     from ``{start: 0.2, end: 0.8, every: 0.2, ess: 0.5}``. intermediate: ``predicted``, ``{samples: 4}`` or ``{lookahead: 3}``.
     """
 
     particles: int = 4
-    lam: Any = field(default_factory=lambda: {"ess": 0.4})
+    lam: Any = field(default_factory=lambda: {"ess": 0.2})
     potential: str = "difference"
     resampler: str = "systematic"
     schedule: Mapping[str, float] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from tropism.steering.resampling import Resampler
 from tropism.steering.steered import Point
 from tropism.steering.strength import Strength
 from tropism.steering.task import Task
-from tropism.steering.weights import effective, log_mean, normalised
+from tropism.steering.weights import effective, log_mean, normalised, particles_of
 
 
 class Lineage:
@@ -36,7 +36,7 @@ class Lineage:
         self.pending = ratio if self.pending is None else self.pending + ratio  # on their device: nothing waits for it before a point
 
     def arrived(self, index: int, rewards: torch.Tensor, threshold: float) -> torch.Tensor | None:
-        """Weigh the particles by rewards [P K] on the way, and resample prompts whose effective size is below ``threshold`` of K.
+        """Weigh the particles by rewards [P K] on the way, and resample prompts whose effective size is below the part ``threshold``.
 
         Returns the ancestors [P, K], or None where everyone stays.
         """
@@ -44,7 +44,7 @@ class Lineage:
         self._weigh(index, gain, rewards)
         size, count = effective(self.logw), self.task.particles
         chance = self.task.chance.uniform((count,)).double().cpu()  # for every prompt, so that none depends on what the others need
-        needed = size < threshold * count * (1 - 1e-9)  # never at equal weights
+        needed = size < particles_of(threshold, torch.tensor(float(count))) * (1 - 1e-9)  # never at equal weights
         ancestors = self.still
         if needed.any():
             ancestors = torch.where(needed[:, None], self.resampler(normalised(self.logw), chance), self.still)

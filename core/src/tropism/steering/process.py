@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -19,6 +20,9 @@ class Noise(Protocol):
 
     def uniform(self, shape: tuple[int, ...] = ()) -> torch.Tensor:
         """Numbers in [0, 1), [B, *shape]."""
+
+    def take(self, rows: Sequence[int]) -> Noise:
+        """The streams of rows alone, going on from where they are; those of other rows stand still meanwhile."""
 
 
 class Process(Protocol):

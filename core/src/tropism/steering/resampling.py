@@ -38,7 +38,7 @@ def residual(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     given = certain.cumsum(1)
     left = (u.shape[1] - given[:, -1:]).double()
     numbers = _numbers(u).expand_as(u)
-    kept = torch.searchsorted(given, numbers, right=True)
+    kept = torch.searchsorted(given, numbers.contiguous(), right=True)
     # How many are left differs from prompt to prompt: all N are drawn, and the last ``left`` of them count.
     heights = rest.cumsum(1)
     drawn = _search(heights, torch.gather(u, 1, (numbers - given[:, -1:]).clamp(min=0).long()).double() * heights[:, -1:])
@@ -68,7 +68,7 @@ def ssp(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         held = torch.where(merged == new_grows, number, held)
         fraction, first = torch.where(merged, total, total - 1), merged
     count[rows, held] += (fraction > 0.5).long()  # what rounding left is 0 or 1
-    return torch.searchsorted(count.cumsum(1), _numbers(u).expand_as(u), right=True).clamp(max=weights.shape[1] - 1)
+    return torch.searchsorted(count.cumsum(1), _numbers(u).expand_as(u).contiguous(), right=True).clamp(max=weights.shape[1] - 1)
 
 
 RESAMPLERS: dict[str, Resampler] = {

@@ -14,7 +14,8 @@ from tropism.errors import nearest
 @dataclass(frozen=True)
 class Schedule:
     """start, end, every: fractions of the steps; the paper's 20-80-20 of 100 is 0.2, 0.8, 0.2, and ``every: 0`` is every step.
-    ess: resample where the effective sample size is below this part of the particles; 1 is always (but never at equal weights).
+    ess: resample where the effective sample size is below this part of the particles: 0 is never, 0.5 of 4 is below 2.5, 1 is always (but
+    not at equal weights).
     """
 
     start: float = 0.2

@@ -75,7 +75,9 @@ class Steered:
         """The chosen samples as a scored rollout; cond: the conditions of all particles that steering was given."""
         rows = self.rows()
         x0 = self.x0[rows.to(self.x0.device)]
-        made = Rollout(cond=cond.take(rows), x0=x0, steps=no_steps(x0), media={kind: all_[rows] for kind, all_ in self.media.items()})
+        prompts = len(self.chosen)
+        given = (self.chosen + torch.arange(prompts)[:, None] * (len(cond) // prompts)).flatten()  # fewer particles may have come out
+        made = Rollout(cond=cond.take(given), x0=x0, steps=no_steps(x0), media={kind: all_[rows] for kind, all_ in self.media.items()})
         made.scores = {name: values.flatten()[rows].float() for name, values in self.scores.items()}
         made.reward = self.reward.flatten()[rows].float()
         return made

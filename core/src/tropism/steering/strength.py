@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tropism.steering.weights import effective
+from tropism.steering.weights import effective, particles_of
 
 HALVINGS = 60
 
@@ -15,7 +15,8 @@ HALVINGS = 60
 @dataclass(frozen=True)
 class Strength:
     """number: lambda itself. ess: instead, for each prompt the lambda at which the rewards of its particles, as weights exp(lambda r), have
-    an effective sample size of this part of them; measured at every point, and never raised again. ``most`` bounds it.
+    an effective sample size of this part of them (0 is one particle, 1 is all). It is measured at every point and never raised again, as
+    copies of one particle differ by little, which says nothing of the reward's scale; ``most`` bounds it.
 
     rising: gamma of tempering, lambda_i = lambda min((1 + gamma)^i - 1, 1) at point i (DAS, arXiv 2501.05803, section 4.2): rewards of
     noisy states count less. 0 is no tempering. The finished sample always has all of lambda.
@@ -64,8 +65,8 @@ class Strength:
 
 
 def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
-    """The lambda [P] at which exp(lambda r) has effective size ``part`` of the particles, for rewards [P, K]; those that are not finite
-    are no particles. Infinite where so many have the highest reward that no lambda goes that low. By bisection: the size falls with lambda.
+    """The lambda [P] at which exp(lambda r) has effective size 1 + ``part`` (K - 1), for rewards [P, K]; those that are not finite are
+    no particles. Infinite where so many have the highest reward that no lambda goes that low. By bisection: the size falls with lambda.
     """
     alive = rewards.isfinite()
     top = torch.where(alive, rewards, -torch.inf).amax(1, keepdim=True)
@@ -75,7 +76,7 @@ def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
         return effective(torch.where(alive, lam[:, None] * below, -torch.inf))
 
     nearest = torch.where(below < 0, below, -torch.inf).amax(1)  # minus infinity where all are alike
-    target = part * alive.sum(1)
+    target = particles_of(part, alive.sum(1).double())
     low, high = torch.zeros_like(target), (-50 / nearest).clamp(max=1e30)  # there all but the highest have no weight
     reached = (nearest > -torch.inf) & (size(high) <= target)
     for _ in range(HALVINGS):

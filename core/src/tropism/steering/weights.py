@@ -17,11 +17,14 @@ def effective(logw: torch.Tensor) -> torch.Tensor:
     return torch.exp(2 * torch.logsumexp(logw, 1) - torch.logsumexp(2 * logw, 1))
 
 
+def particles_of(part: float, count: torch.Tensor) -> torch.Tensor:
+    """The effective size that is ``part`` of the way from one particle to all ``count``, 1 + part (count - 1).
+
+    For many particles that is the customary part of them; of two or three, a half of them would be a size that cannot be reached.
+    """
+    return 1 + part * (count - 1)
+
+
 def log_mean(logw: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Log of the mean weight; of [P, K] -> [P]."""
     return torch.logsumexp(logw, dim) - math.log(logw.shape[dim])
-
-
-def even(logw: torch.Tensor) -> torch.Tensor:
-    """Which prompts have equal weights throughout, [P] bool: to resample them could only lose particles."""
-    return effective(logw) >= logw.shape[1] * (1 - 1e-9)

@@ -1,0 +1,1 @@
+"""Tests of steering: exact problems, and the defects of released code."""
