@@ -27,6 +27,7 @@ from tropism.recipe import Lines, Mistakes, Part, Recipe, locate, mistaken
 from tropism.rewards.base import needs
 from tropism.rewards.combine import Combined
 from tropism.rewards.combine import Part as Weighted
+from tropism.steering.base import Method
 from tropism.types import Item
 
 Path = tuple[str | int, ...]
@@ -38,6 +39,7 @@ PLACES: dict[Path, str] = {  # where a recipe names parts, and the kind of entry
     ("rewards",): "rewards",
     ("credit",): "credits",
     ("optimizer",): "optimizers",
+    ("steering",): "steering",
     ("evaluate", "rewards"): "rewards",
     ("evaluate", "evaluators"): "evaluators",
     ("evaluate", "sampler"): "samplers",
@@ -55,6 +57,7 @@ class Parts:
     optimizer: Optimizer
     train: list[Item]
     heldout: list[Item]
+    steering: Method | None = None
 
 
 def named_parts(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
@@ -167,13 +170,15 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     optimizer = built(("optimizer",), recipe.optimizer)
     data = built(("data",), recipe.data)
     evaluation = built(("evaluate", "sampler"), recipe.evaluate.sampler) if recipe.evaluate.sampler else None
+    steering = built(("steering",), recipe.steering) if recipe.steering else None
     if problems:
         return None
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
     problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
     problems.extend(_unscalable(recipe, targets["policy",], optimizer))
+    problems.extend(_unsteerable(recipe, targets, sampler, steering))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
-    return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout)
+    return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout, steering)
 
 
 def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any, optimizer: Any, data: Any) -> Iterator[tuple[Path, str]]:
@@ -271,6 +276,25 @@ def _unscalable(recipe: Recipe, policy: Any, optimizer: Any) -> Iterator[tuple[P
 def _made(policy: Any) -> Any:
     """The class of what a policy entry makes; None where a factory does not say."""
     return policy if isinstance(policy, type) else typing.get_type_hints(policy).get("return")
+
+
+def _unsteerable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, steering: Any) -> Iterator[tuple[Path, str]]:
+    """Why a steering method cannot work with the rollout's sampler or with the rewards."""
+    if recipe.steering is None:
+        return
+    name, kind, steps = recipe.steering.use, recipe.rollout.sampler.use, recipe.rollout.steps
+    if not isinstance(steering, Method):
+        yield ("steering",), f"'{name}' is a {type(steering).__name__}, which is no subclass of tropism.steering.base.Method"
+        return
+    if "noise" in steering.needs and not noisy_steps(sampler, steps):
+        yield (
+            ("steering",),
+            f"'{name}' copies particles, but '{kind}' with these arguments and {steps} steps has no noise, so copies stay identical; "
+            "give it noise (eta above 0), take a stochastic sampler, or best-of-n",
+        )
+    for index, part in enumerate(recipe.rewards):
+        if "gradient" in steering.needs and not getattr(targets["rewards", index], "differentiable", False):
+            yield ("steering",), f"'{name}' follows the reward's gradient, but '{part.use}' does not declare differentiable = True"
 
 
 def _emits(policy: Any) -> set[str] | None:
