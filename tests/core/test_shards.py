@@ -86,6 +86,18 @@ def test_a_checkpoint_is_plain_and_goes_on_exactly_or_in_another_number_of_proce
     assert (weights(fewer) - weights(one)).abs().max() < 1e-5
 
 
+def test_older_copies_of_the_weights_are_shards_too(recipe, tmp_path):
+    change = ["optimizer={use: nft, draws: 2, kl: 0.1}", "train.iterations=2", "train.passes=1", "evaluate.every=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(recipe, one, *change) == "finished"
+    assert values(together(lambda: run(recipe, two, *change))) == ["finished", "finished"]
+    assert (weights(one, 2) - weights(two, 2)).abs().max() < 1e-5
+    old = [state(folder, 2)["algorithm"]["old"] for folder in (one, two)]
+    for name, value in old[0].items():
+        torch.testing.assert_close(old[1][name], value, rtol=0, atol=1e-5)
+    assert values(together(lambda: api.resume(two, 3, console=QUIET))) == ["finished", "finished"]
+
+
 def leaves(tree: Any, path: str = "") -> list[tuple[str, torch.Tensor]]:
     if isinstance(tree, torch.Tensor):
         return [(path, tree)]
