@@ -34,3 +34,13 @@ class Policy(Protocol):
 
     def trainable(self) -> torch.nn.Module:
         """The network that learns."""
+
+
+class Embedding(Policy, Protocol):
+    """A policy that can also learn from media of others: what an offline run needs."""
+
+    def embed(self, media: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The inverse of decode: media by kind, in the shapes that decode gives -> x0 [B, ...] float32. No gradient.
+
+        Raises PolicyError where that cannot be.
+        """

@@ -24,6 +24,7 @@ from tropism.engine import default_device
 from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
 from tropism.policies import grid
 from tropism.policies.call import BATCHED, PipelineCall
+from tropism.policies.embedding import Embedding
 from tropism.policies.record import Call, Watch
 from tropism.policies.resting import Resting
 from tropism.policies.study import PROBE_STEPS, Study, constant_noise
@@ -114,6 +115,14 @@ class PipelinePolicy:
         """Whether samples may differ in how many forwards they need; see ``_groups``."""
         return len(self.phases) > 1 or any(rule.varying and not rule.masked for phase in self.phases for rule in phase.rules)
 
+    def embed(self, media: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The inverse of decode: media by kind, as decode gives them -> x0 [B, ...] float32; no gradient. Learned when first needed.
+
+        Raises PolicyError where the pipeline has no encoder, or where what it decodes cannot be turned round.
+        """
+        with self.resting.awake():
+            return self._embedding(media[self.call.kind])
+
     def describe(self) -> dict[str, str]:
         """What was learned, for ``tropism doctor`` and for error reports."""
         told = {"pipeline": type(self.pipe).__name__}
@@ -141,6 +150,11 @@ class PipelinePolicy:
         networks = {name: getattr(self.pipe, name) for name in self.modules}
         only: torch.nn.Module = networks[self.modules[0]]
         return only if len(networks) == 1 else torch.nn.ModuleDict(networks)
+
+    @functools.cached_property
+    def _embedding(self) -> Embedding:
+        device = next(self._networks.parameters()).device
+        return Embedding(self.pipe, lambda x0: self.decode(x0)[self.call.kind], tuple(self.shape), device)
 
     def _encode(self, items: list[Item]) -> Tree:
         _, records = self.study.look(items, FINE if len(self.phases) > 1 else 3)
