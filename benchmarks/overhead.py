@@ -39,10 +39,10 @@ PARTS = ("network forward", "network backward", "decode", "reward", "encode prom
 
 def epoch(job: Run) -> None:
     """An iteration as the run's own loop makes it."""
-    rollout, _ = job.credited(job.score(job.collect()))
-    numbers = job.update(rollout)
+    material = job.source.take()
+    numbers = job.update(material)
     job.step += 1
-    job.log({**job.summary_of(rollout), **numbers})
+    job.log({**material.numbers, **numbers})
 
 
 def needed(recipe: Recipe, trained: int) -> tuple[int, int]:

@@ -273,7 +273,7 @@ def test_batches_become_pairs_and_labels_of_a_policy(tmp_path):
 
     def taken(sizes):
         batches = Batches(Stream(Folder(str(tmp_path)), seed=None), decode)
-        return [collate.pairs(batches.pairs(size), ToyPolicy(), lambda media: media * 10, seed=3, segment_axis=1) for size in sizes]
+        return [collate.pairs(batches.pairs(size), ToyPolicy().encode, lambda media: media * 10, seed=3, segment_axis=1) for size in sizes]
 
     (both,) = taken([2])
     assert both.winner[:, 0].tolist() == [20, 10] and both.loser[:, 0].tolist() == [10, 20]
@@ -284,12 +284,12 @@ def test_batches_become_pairs_and_labels_of_a_policy(tmp_path):
     assert taken([3])[0].cond.seed[2] not in both.cond.seed  # the next pass has other noise
     odd = Batches(Stream(Folder(str(tmp_path)), seed=None), lambda parts: decode(parts)[:3]).pairs(1)
     with pytest.raises(DataError, match="2 segments do not divide the 3 latent frames of axis 1"):
-        collate.pairs(odd, ToyPolicy(), lambda media: media, seed=3, segment_axis=1)
-    assert collate.pairs(odd, ToyPolicy(), lambda media: media, seed=3).segments is None
+        collate.pairs(odd, ToyPolicy().encode, lambda media: media, seed=3, segment_axis=1)
+    assert collate.pairs(odd, ToyPolicy().encode, lambda media: media, seed=3).segments is None
     labels = Batches(Stream(Unpaired(Folder(str(tmp_path))), seed=None), decode)
-    assert collate.labelled(labels.labels(2), ToyPolicy(), lambda media: media, seed=3).label.tolist() == [-1, 1]
+    assert collate.labelled(labels.labels(2), ToyPolicy().encode, lambda media: media, seed=3).label.tolist() == [-1, 1]
     with pytest.raises(DataError, match=r"labels have weights \[2.0, 2.0\]; expected 0 to 1"):
-        collate.labelled(labels.labels(2), ToyPolicy(), lambda media: media, seed=3)
+        collate.labelled(labels.labels(2), ToyPolicy().encode, lambda media: media, seed=3)
     half = [{"prompt": "x", "media": "1.txt", "label": False, "weight": 0.5}]
     weak = Batches(Stream(Folder(str(write.as_jsonl(tmp_path / "half.jsonl", half)))), decode).labels(1)
-    assert collate.labelled(weak, ToyPolicy(), lambda media: media, seed=3).label.tolist() == [-0.5]
+    assert collate.labelled(weak, ToyPolicy().encode, lambda media: media, seed=3).label.tolist() == [-0.5]

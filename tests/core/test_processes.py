@@ -126,9 +126,9 @@ def test_two_processes_make_the_samples_of_one_to_the_bit(recipe, tmp_path):
         made = parse(Path(recipe).read_text(), "recipe")
         job = Run(made, tmp_path, plugins.silent(), plugins.installed()[1], Progress(Console(quiet=True)), processes)
         job.step = 3
-        rollout = job.collect()
+        rollout = job.source.collect()
         processes.leave()
-        return job.mine, rollout.cond.group.tolist(), (rollout.x0.tolist(), rollout.steps.x.tolist(), rollout.steps.logp.tolist())
+        return job.source.mine, rollout.cond.group.tolist(), (rollout.x0.tolist(), rollout.steps.x.tolist(), rollout.steps.logp.tolist())
 
     _, groups, (x0, states, logp) = collected()
     shares = values(together(collected))

@@ -169,6 +169,21 @@ def evaluate(job: Run) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     return measure(before, before, job.evaluators), measure(after, before, job.evaluators)
 
 
+def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()) -> int:
+    """``count`` pairs of a recipe's base model, judged by its rewards, as a data set in ``folder``. Returns how many ties were left out.
+
+    Raises RecipeError where the recipe has no judge, or where the folder holds something.
+    """
+    from tropism import assemble, own_pairs
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
+    catalog = loaded(plugin_files)[1]
+    made, text, where = load_recipe(recipe, catalog, overrides)
+    assemble.check(made, catalog, text, where)
+    return own_pairs.write(_model(made, plugin_files), folder, count)
+
+
 def _model(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
     """A Run that is only sampled from: without trackers and, as it neither logs nor saves, without a folder of its own."""
     from rich.console import Console

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from tropism import judged
 from tropism.credit import Credit
+from tropism.data.layout import Layout
 from tropism.diffusion.flow_samplers import Ode
 from tropism.diffusion.samplers import Consistency, Sampler
 from tropism.diffusion.schedules import Diffusion
@@ -35,6 +37,7 @@ ALWAYS = {"x0", "seed", "t"}
 PLACES: dict[Path, str] = {  # where a recipe names parts, and the kind of entry that each names
     ("policy",): "policies",
     ("data",): "datasets",
+    ("offline",): "datasets",
     ("rollout", "sampler"): "samplers",
     ("rewards",): "rewards",
     ("credit",): "credits",
@@ -58,6 +61,7 @@ class Parts:
     train: list[Item]
     heldout: list[Item]
     steering: Method | None = None
+    reader: Layout | None = None  # of the judged media of an offline run
 
 
 def named_parts(recipe: Recipe) -> Iterator[tuple[Path, str, Part]]:
@@ -85,7 +89,7 @@ def check(recipe: Recipe, catalog: Catalog, text: str = "", where: str = "recipe
             problems.append((path, str(error)))
     parts = None
     if not problems:
-        parts = _build(recipe, targets, problems)
+        parts = _build(recipe, targets, problems, catalog)
     if problems or parts is None:
         raise RecipeError(mistaken(where, _placed(problems, locate(text) if text else {})))
     return parts
@@ -114,7 +118,7 @@ def _raw_parts(data: dict[str, Any]) -> Iterator[tuple[Path, str, dict[str, Any]
 
 
 def _complaints(kind: str, raw: dict[str, Any], catalog: Catalog) -> list[str]:
-    reserved = {"weight", "normalise"} if kind == "rewards" else set()
+    reserved = {"rewards": {"weight", "normalise"}, "datasets": {"ties", "window", "axis"}}.get(kind, set())
     part = Part.model_validate({key: value for key, value in raw.items() if key not in reserved})
     try:
         return list(_arguments(catalog.load(kind, part.use), kind, part))
@@ -158,7 +162,7 @@ def _arguments(target: Any, kind: str, part: Part) -> Iterator[str]:
                 yield f"'{part.use}' needs the argument '{name}'"
 
 
-def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, str]]) -> Parts | None:
+def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, str]], catalog: Catalog) -> Parts | None:
     def built(path: Path, part: Part) -> Any:
         try:
             return targets[path](**part.arguments)
@@ -169,16 +173,20 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     credit = built(("credit",), recipe.credit)
     optimizer = built(("optimizer",), recipe.optimizer)
     data = built(("data",), recipe.data)
+    layout = judged.reader(built(("offline",), recipe.offline), optimizer) if recipe.offline else None
     evaluation = built(("evaluate", "sampler"), recipe.evaluate.sampler) if recipe.evaluate.sampler else None
     steering = built(("steering",), recipe.steering) if recipe.steering else None
+    problems.extend(judged.misplaced(recipe, data, layout))
     if problems:
         return None
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
     problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
     problems.extend(_unscalable(recipe, targets["policy",], optimizer))
     problems.extend(_unsteerable(recipe, targets, sampler, steering))
+    if layout is not None and isinstance(optimizer, Optimizer):
+        problems.extend(judged.misfits(recipe, _made(targets["policy",]), _emits(targets["policy",]), optimizer, layout, catalog))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
-    return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout, steering)
+    return Parts(sampler, evaluation or (Ode() if mostly_ode else sampler), credit, optimizer, data.train, data.heldout, steering, layout)
 
 
 def _misfits(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit: Any, optimizer: Any, data: Any) -> Iterator[tuple[Path, str]]:
@@ -211,6 +219,14 @@ def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit:
     if not isinstance(optimizer, Optimizer):
         yield ("optimizer",), f"'{name}' is a {type(optimizer).__name__}, which is no subclass of tropism.optimizers.base.Optimizer"
         return
+    if "steps" not in optimizer.needs and optimizer.needs & {"samples", "pairs", "labels"} and isinstance(sampler, Consistency):
+        yield (
+            ("optimizer",),
+            f"'{name}' trains a denoiser on {'its own' if recipe.offline is None else 'finished'} samples, which makes a consistency model "
+            "an ordinary one: its few-step samples blur; use policy-gradient, rlcm-direct or direct",
+        )
+    if recipe.offline is not None:
+        return
     try:
         optimizer.kept(steps)
     except ValueError as error:
@@ -220,12 +236,6 @@ def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit:
             ("rollout", "sampler"),
             f"'{name}' learns from noisy steps, but '{kind}' with these arguments and {steps} steps has none; "
             "give it noise (eta above 0), a stochastic sampler, or more steps",
-        )
-    if "steps" not in optimizer.needs and optimizer.needs & {"samples", "pairs", "labels"} and isinstance(sampler, Consistency):
-        yield (
-            ("optimizer",),
-            f"'{name}' trains a denoiser on its own samples, which makes a consistency model an ordinary one: its few-step samples blur; "
-            "use policy-gradient, rlcm-direct or direct",
         )
     if window is not None and (problem := window.problem(steps)):
         yield ("rollout", "window"), problem

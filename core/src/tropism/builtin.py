@@ -86,7 +86,20 @@ def register_evaluators() -> list[Entry]:
 
 @hookimpl
 def register_datasets() -> list[Entry]:
-    return [Entry("prompts", "tropism.data.prompts:Prompts", "prompts from text files, one a line, or from a list")]
+    return [
+        Entry("prompts", "tropism.data.prompts:Prompts", "prompts from text files, one a line, or from a list"),
+        Entry("feedback", "tropism.data.feedback:Judged", "reader: feedback.jsonl, the votes on each pair put together"),
+        Entry("folder", "tropism.data.folder:Folder", "reader: a folder of media and a jsonl of pairs or labels"),
+        Entry("hpd2", "tropism.data.hpd:Hpd2", "reader: Human Preference Dataset v2, pairs and rankings"),
+        Entry("hpd3", "tropism.data.hpd:Hpd3", "reader: Human Preference Dataset v3, pairs with shares of votes"),
+        Entry("imagereward", "tropism.data.imagereward:ImageRewardDB", "reader: ImageRewardDB, every pair of a ranking"),
+        Entry("kto", "tropism.data.kto:Kto", "reader: Diffusion-KTO's csv of labelled pictures"),
+        Entry("pickapic", "tropism.data.pickapic:PickAPic", "reader: Pick-a-Pic v1 and v2, pairs of pictures in parquet"),
+        Entry("trl", "tropism.data.trl:Trl", "reader: TRL's columns, chosen and rejected, or completion and label"),
+        Entry("videoalign", "tropism.data.videoalign:VideoAlign", "reader: VideoAlign's csv of pairs of clips"),
+        Entry("videofeedback", "tropism.data.videofeedback:VideoFeedback", "reader: VideoFeedback's graded clips, as labels"),
+        Entry("webdataset", "tropism.data.webdataset:WebDataset", "reader: tar files of pairs or of labelled media"),
+    ]
 
 
 @hookimpl

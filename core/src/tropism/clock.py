@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-PHASES = ("rollout", "score", "update", "evaluate", "save")
+PHASES = (  # of every run; an offline run has "draw" besides
+    "rollout",
+    "score",
+    "update",
+    "evaluate",
+    "save",
+)
 
 
 class Clock:
@@ -28,7 +34,7 @@ class Clock:
         begin = time.monotonic()
         yield
         self.synchronize()
-        self.phases[name] += time.monotonic() - begin
+        self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - begin
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.elapsed(), "phases": self.phases}

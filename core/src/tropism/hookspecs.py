@@ -68,7 +68,8 @@ def register_evaluators() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @spec
 def register_datasets() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Data: classes with ``train`` and ``heldout``, lists of items such as ``{"prompt": "red apple"}``."""
+    """Data: classes with ``train`` and ``heldout``, lists of items such as ``{"prompt": "red apple"}``; and readers of judged media for
+    offline runs, subclasses of :class:`tropism.data.layout.Layout`."""
 
 
 @spec
@@ -78,7 +79,8 @@ def register_recipes() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @spec
 def register_views() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Views: classes with ``save(media, folder, stem) -> file name`` and ``html(file) -> fragment``; named ``modality/kind``."""
+    """Views: classes with ``save(media, folder, stem) -> file name``, ``html(file) -> fragment`` and, so that media of data sets can be
+    learned from, ``load(parts, shape) -> tensor`` (the bytes of a file, or of a clip's frames); named ``modality/kind``."""
 
 
 @spec

@@ -1,4 +1,6 @@
-"""THE loop: collect, score, credit, update; evaluate, checkpoint, stop. Everything else is a part that it calls.
+"""THE loop: take what is to be learned from, update; evaluate, checkpoint, stop. Everything else is a part that it calls.
+
+What is learned from is a rollout (:mod:`tropism.rollouts`: collect, score, credit) or judged media (:mod:`tropism.offline`).
 
 A run is exact: killed at any moment and resumed, it gives bit for bit the weights, the optimizer state and the metrics of an unbroken one.
 So all that changes is in :mod:`tropism.state`, every random choice follows from the seed and a counter, and what a killed run wrote after
@@ -17,32 +19,27 @@ import torch
 
 from tropism import assemble, checkpoint, sampling, state
 from tropism.clock import Clock
-from tropism.data.prompts import Order
-from tropism.diffusion.flow_samplers import Ode
 from tropism.diffusion.noise import sample_seed
 from tropism.engine import Engine, default_device
-from tropism.errors import DivergedError, RewardError, TropismError
+from tropism.errors import DivergedError
 from tropism.evaluate import Estimate, alarms
-from tropism.even import evened, filling
 from tropism.gallery import drop_samples, save_samples
 from tropism.guard import Guard
-from tropism.judges import Judge
 from tropism.network import prepared
-from tropism.optimizers.base import plan
+from tropism.offline import Offline
 from tropism.optimizers.base import seeds as seeds_of
 from tropism.plugins import Catalog, views
 from tropism.policies.cache import Conditions
 from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import Recipe
-from tropism.rewards.slices import raw_scores
+from tropism.rollouts import Rollouts
 from tropism.runfolder import write_summary
 from tropism.shards import gathered
-from tropism.siblings import equal_share
-from tropism.spread import handed_out, joined, merged, own_samples
+from tropism.spread import merged
 from tropism.stop import Stop
 from tropism.track import Metrics
-from tropism.types import Condition, Rollout
+from tropism.types import Rollout
 
 
 class Run:
@@ -62,7 +59,7 @@ class Run:
         parts = assemble.check(recipe, catalog)
         self.sampler, self.credit, self.optimizer = parts.sampler, parts.credit, parts.optimizer
         self.evaluation_sampler = parts.evaluation_sampler
-        self.train_items, self.heldout_items = parts.train, parts.heldout
+        self.heldout_items = parts.heldout
         torch.manual_seed(recipe.seed)  # the adapter's first weights
         self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic, self.processes)
         self.policy = assemble.make(catalog, "policies", recipe.policy)
@@ -80,10 +77,7 @@ class Run:
         for part in recipe.track if self.processes.main else ():
             plugins.register(assemble.make(catalog, "trackers", part), f"tracker {part.use}")
         self.conditions = Conditions(self.policy)
-        self.order = Order(len(self.train_items), recipe.seed)
-        size, rollout = self.processes.size, recipe.rollout
-        self.places = [own_samples(rollout.samples, recipe.train.updates, rank, size) for rank in range(size)]  # of a rollout's samples
-        self.mine = self.places[self.processes.rank]
+        self.source = Offline(self, parts) if recipe.offline else Rollouts(self, parts)
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.step = 0  # iterations done
         self.clock, self.guard = Clock(self.engine.synchronize), Guard(recipe.guard)
@@ -104,13 +98,11 @@ class Run:
                 while self.step < train.iterations and not self.guard.tripped(self.evaluations):
                     if stopping := self.processes.any(stop.asked):
                         break
-                    rollout = self.score(self.collect())
-                    rollout, whole = self.credited(rollout)
-                    self.plugins.hook.on_rollout(run=self, rollout=rollout)
-                    numbers = merged(self.processes.every(self.update(rollout)))
+                    material = self.source.take()
+                    numbers = merged(self.processes.every(self.update(material)))
                     self.step += 1
-                    self.log({**self.summary_of(whole), **numbers})
-                    self.progress.scored(self.step, {name: Estimate.of(v).as_list() for name, v in whole.scores.items()})
+                    self.log({**material.numbers, **numbers})
+                    self.progress.scored(self.step, {name: Estimate.of(v).as_list() for name, v in material.scores.items()}, numbers)
                     if self.step % recipe.evaluate.every == 0 or self.step == train.iterations:
                         self.evaluate()
                     if self.step % recipe.save.every == 0 or self.step == train.iterations:
@@ -118,6 +110,7 @@ class Run:
                 if stopping:
                     self.save()
                     self.progress.say(f"stopped as asked; everything up to iteration {self.step} is saved")
+            self.source.told()
             status = "interrupted" if stopping else "guarded" if self.guard.tripped(self.evaluations) else "finished"
             if status == "guarded":
                 self.go_back()
@@ -129,66 +122,16 @@ class Run:
 
     # --- its phases ---------------------------------------------------------------------------------------------------------
 
-    def collect(self) -> Rollout:
-        """Sample this process's part of ``rollout.samples`` samples of the next prompts, in batches."""
-        part, parts = self.recipe.rollout, []
-        with self.phase("rollout"):
-            cond = sampling.encoded(self, self.upcoming().pick(self.mine))
-            window, elsewhere, kept = part.window, None, self.optimizer.kept(part.steps)
-            if window is not None:
-                kept, elsewhere = window.at(part.steps, self.step, self.recipe.seed), Ode() if window.elsewhere == "ode" else None
-            for begin in range(0, len(cond), part.batch):
-                with self.optimizer.acting():
-                    batch = cond.slice(begin, begin + part.batch)
-                    start = sampling.shared_start(batch, self.recipe.seed) if part.start == "group" else None
-                    parts.append(sampling.batch(self, batch, self.sampler, part.steps, kept, elsewhere, start))
-                self.progress.advance(part.batch * self.processes.size)
-        return Rollout.cat(parts)
-
-    def score(self, rollout: Rollout) -> Rollout:
-        """The rollout with its raw scores, without its media."""
-        with self.phase("score"):
-            fault = None
-            try:
-                rewards = {part.name: part.reward for part in self.combined.parts}
-                # All are scored before any is normalised: a reward that fails must leave the running statistics as they were.
-                rollout.scores = raw_scores(rewards, rollout, self.recipe.rollout.batch, self.engine.device)
-            except RewardError as error:
-                fault = error
-            try:
-                self.processes.agree(fault)
-            except TropismError as error:
-                self.save()
-                raise type(error)(f"iteration {self.step + 1}: {error}; everything before it is saved") from error
-        return rollout.drop_media()
-
-    def credited(self, rollout: Rollout) -> tuple[Rollout, Rollout]:
-        """The rollout with rewards and advantages, which follow from the scores of all processes; and the rollout of all, without states.
-
-        Where there is one process, they are the same.
-        """
-        whole = self.combined.combine(joined(self.upcoming(), rollout, self.places, self.processes))
-        whole.advantage = self.credit(whole)
-        own = handed_out(whole, rollout, self.mine)
-        if isinstance(self.credit, Judge):
-            own.couples = self.credit.couples(own)  # siblings are in one process
-        return own, whole
-
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """One pass or more over the rollout; the mean of what the optimizer logs. Raises DivergedError that names step and samples."""
+    def update(self, material: sampling.Material) -> dict[str, float]:
+        """One pass or more over the material; the mean of what the optimizer logs. Raises DivergedError that names step and samples."""
         part, logged, norms = self.recipe.train, list[dict[str, torch.Tensor]](), list[float]()
         with self.phase("update"):
-            if rollout.advantage is not None:
-                rollout.advantage = rollout.advantage.to(rollout.x0.device)
             for settings in self.torch_optimizer.param_groups:
                 settings["lr"] = part.rate(self.step)
-            micro, first, skipped = part.micro or self.recipe.rollout.batch, 0, 0
+            first, skipped = 0, 0
             for number in range(self.step * part.passes, (self.step + 1) * part.passes):
                 key = sample_seed(self.recipe.seed, number)
-                planned = plan(self.optimizer, rollout, self.sampler, part.updates, micro, key, self.combined.value)
-                if self.engine.sharded is not None:
-                    planned = evened(planned, filling(self.optimizer, rollout, self.sampler, key, self.combined.value), self.processes)
-                for group in planned:
+                for group in material.batches(key):
                     begin = len(logged)
                     for batch in group:
                         with self.engine.precision():
@@ -245,21 +188,6 @@ class Run:
         return found
 
     # --- smaller pieces -----------------------------------------------------------------------------------------------------
-
-    def upcoming(self) -> Condition:
-        """What this iteration's samples, of all processes, are conditioned on; not yet encoded."""
-        part = self.recipe.rollout
-        picked = self.order.take(self.step * (part.samples // part.group), part.samples // part.group)
-        items = [self.train_items[index] for index in picked for _ in range(part.group)]
-        return sampling.condition(items, self.recipe.seed, self.step * part.samples, part.group)
-
-    def summary_of(self, rollout: Rollout) -> dict[str, float]:
-        assert rollout.reward is not None and rollout.advantage is not None
-        numbers = {f"reward/{name}": values.mean().item() for name, values in rollout.scores.items()}
-        numbers["train/zero_advantage_share"] = (rollout.advantage == 0).float().mean().item()
-        if self.recipe.rollout.group > 1:
-            numbers["train/equal_groups_share"] = equal_share(rollout.reward, rollout.cond.group)
-        return {**numbers, "reward/combined": rollout.reward.mean().item()}
 
     def go_back(self) -> None:
         """To the last evaluated weights that the guard accepts: they, with their samples, are the end of the run."""

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+TAUGHT = ("loss", "implicit_accuracy", "winner_change", "loser_change", "good_change", "bad_change")
+
 
 class Progress:
     """Prints to the console and appends to ``log.txt``. ``total``: iterations, for the time left."""
@@ -40,10 +42,12 @@ class Progress:
         self._done += count
         self._show()
 
-    def scored(self, step: int, rewards: dict[str, list[float]]) -> None:
-        """A line per iteration: each raw reward of the rollout with its interval, and the time left."""
+    def scored(self, step: int, rewards: dict[str, list[float]], logged: dict[str, float]) -> None:
+        """A line per iteration: each raw reward of the rollout with its interval (of judged media: what they taught), and the time left."""
         if step % self.every == 0 or step == self.total:
             numbers = "  ".join(f"{name} {mean:.4g} ±{(high - low) / 2:.2g}" for name, (mean, low, high) in rewards.items())
+            if not rewards:
+                numbers = "  ".join(f"{name} {logged[f'train/{name}']:.4g}" for name in TAUGHT if f"train/{name}" in logged)
             self.say(f"{step:>5}/{self.total}  {numbers}  {self.left(step)}")
 
     def evaluated(self, step: int, found: dict[str, list[float]]) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tropism.diffusion.window import Window
 from tropism.errors import RecipeError, nearest
+from tropism.overrides import change
 
 Place = tuple[str | int, ...]
 Lines = dict[Place, int]
@@ -54,6 +55,18 @@ class RewardPart(Part):
     normalise: Literal["none", "batch", "group", "running"] = "none"
 
 
+class OfflinePart(Part):
+    """Judged media on disk, which are learned from instead of rollouts: a reader with its arguments.
+
+    ties: left out, or kept (they teach nothing unless their segments were judged). window: rows that are shuffled together, and in memory.
+    axis: of x0 [B, ...] along which segments lie (2 for [B, C, F, H, W]), for optimizers that learn from segments.
+    """
+
+    ties: Literal["skip", "keep"] = "skip"
+    window: int = Field(1024, ge=1, le=1_000_000)
+    axis: int | None = Field(None, ge=1, le=8)
+
+
 class Adapter(Strict):
     """What learns: ``lora`` or ``full``."""
 
@@ -67,7 +80,7 @@ class Adapter(Strict):
 class RolloutPart(Strict):
     """How samples are made. samples: per iteration; batch: at once on the device; decode: of a batch at once through the decoder (all of
     it if not given); group: siblings per prompt; window: the trained steps; start: whether each ``sample`` begins with noise of its own, or
-    all of a ``group`` with the same."""
+    all of a ``group`` with the same. An offline run takes ``samples`` pairs or labelled media an iteration; the rest is for evaluations."""
 
     sampler: Part
     steps: int = Field(ge=1, le=1000)
@@ -147,7 +160,8 @@ class Recipe(Strict):
     data: Part
     adapter: Adapter = Adapter()
     rollout: RolloutPart
-    rewards: tuple[RewardPart, ...] = Field(min_length=1)
+    offline: OfflinePart | None = None
+    rewards: tuple[RewardPart, ...] = ()
     credit: Part = Part(use="batch")
     optimizer: Part
     train: Train
@@ -169,6 +183,8 @@ class Recipe(Strict):
     def _divides(self) -> Recipe:
         rollout, train = self.rollout, self.train
         wrong = []
+        if not self.rewards and self.offline is None:
+            wrong.append("rewards: what a run is to learn from is missing; name one or more, or judged media under offline")
         for small, large, what in (
             (rollout.group, rollout.samples, "rollout.samples must be a multiple of rollout.group"),
             (rollout.batch, rollout.samples, "rollout.samples must be a multiple of rollout.batch"),
@@ -183,12 +199,13 @@ class Recipe(Strict):
     def arithmetic(self) -> dict[str, int]:
         """Every number that follows from the recipe, printed by ``tropism check`` and at the start of a run."""
         rollout, train = self.rollout, self.train
+        what = "samples" if self.offline is None else "records"
         return {
-            "samples per iteration": rollout.samples,
-            "prompts per iteration": rollout.samples // rollout.group,
-            "samples in all": rollout.samples * train.iterations,
+            f"{what} per iteration": rollout.samples,
+            **({"prompts per iteration": rollout.samples // rollout.group} if self.offline is None else {}),
+            f"{what} in all": rollout.samples * train.iterations,
             "optimizer steps in all": train.iterations * train.updates * train.passes,
-            "samples per optimizer step": rollout.samples // train.updates,
+            f"{what} per optimizer step": rollout.samples // train.updates,
             "evaluation samples": self.evaluate.prompts * self.evaluate.per_prompt,
         }
 
@@ -222,7 +239,7 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
     mistakes: list[tuple[int, str]] = []
     lines = _lines(node, (), mistakes)
     for override in overrides:
-        _override(data, override)
+        change(data, override, Loader)
     try:
         made = Recipe.model_validate(data)
     except ValidationError as error:
@@ -307,31 +324,6 @@ def _known(path: tuple[str | int, ...]) -> list[str]:
         if model is None:
             return []
     return list(model.model_fields)
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    match = re.fullmatch(r"([A-Za-z_][\w.-]*)=(.*)", override, re.DOTALL)
-    if not match:
-        raise RecipeError(f"override '{override}': expected dotted.path=value, such as train.lr=3e-4")
-    try:
-        path, value = match[1].split("."), yaml.load(match[2], Loader=Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override '{override}': the value is not YAML: {error}") from error
-    place: Any = data
-    for key in path[:-1]:
-        place = place[int(key)] if isinstance(place, list) and key.isdigit() and int(key) < len(place) else _inside(place, key, override)
-    _inside(place, path[-1], override)
-    place[path[-1]] = value
-
-
-def _inside(place: Any, key: str, override: str) -> Any:
-    if isinstance(place, list):
-        raise RecipeError(f"override '{override}': '{key}' is no place in a list of {len(place)}")
-    if not isinstance(place, dict):
-        raise RecipeError(f"override '{override}': there is no '{key}' inside a {type(place).__name__}")
-    if place.get(key) is None:
-        place[key] = {}
-    return place[key]
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:

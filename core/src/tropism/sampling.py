@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from tropism.diffusion.noise import sample_seed
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import Sampler
 from tropism.evaluate import Estimate, measure
+from tropism.optimizers.base import Batch
 from tropism.rewards.slices import raw_scores
 from tropism.spread import brought_together, own_batches
 from tropism.types import Condition, Item, Rollout
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 START_SEED = 2**32  # added to a run's seed: the first noise that siblings share, a stream of its own
 EVALUATION_SEED = 2**31  # beyond the seeds a recipe may have, so that evaluation samples share no noise with training
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an iteration learns from. batches: of a pass, by its key, for each update. numbers: to log. scores: raw, [B], by reward name."""
+
+    batches: Callable[[int], list[list[Batch]]]
+    numbers: dict[str, float]
+    scores: dict[str, torch.Tensor]
 
 
 def condition(items: list[Item], seed: int, first: int, group: int) -> Condition:

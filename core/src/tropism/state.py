@@ -1,6 +1,7 @@
 """What a run must remember, and how it takes that up again: a resumed run is the unbroken one to the bit.
 
-Not in it, because they follow from a seed and a counter: which prompts come next and all noise. The global random states are the main
+Not in it, because they follow from a seed and a counter: which prompts come next and all noise. (Where a data set stands does not: bad rows
+have been passed over.) The global random states are the main
 process's; nothing that tropism draws uses them.
 """
 
@@ -26,6 +27,7 @@ def of(run: Run) -> dict[str, Any]:
         "algorithm": run.optimizer.state_dict(),
         "combined": run.combined.state_dict(),
         "credit": run.credit.state_dict(),
+        "source": run.source.state_dict(),
         "random": run.engine.random_state(),
         "scaler": None if run.engine.scaler is None else run.engine.scaler.state_dict(),
         "metrics": run.metrics.size,
@@ -51,6 +53,7 @@ def restore(run: Run) -> None:
         run.optimizer.load_state_dict(like_all(state["algorithm"], run.optimizer.state_dict()))
         run.combined.load_state_dict(state["combined"])
         run.credit.load_state_dict(state["credit"])
+        run.source.load_state_dict(state.get("source", {}))
         run.guard.load_state_dict(state["guard"])
         run.engine.load_random_state(state["random"])
         if run.engine.scaler is not None and (scaler := state.get("scaler")):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -97,6 +98,9 @@ class ToyPolicy:
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"points": x0}
 
+    def embed(self, media: dict[str, torch.Tensor]) -> torch.Tensor:
+        return media["points"].float()
+
     def trainable(self) -> torch.nn.Module:
         return self.network
 
@@ -122,6 +126,13 @@ class PointView:
     def save(self, media: torch.Tensor, folder: Path, stem: str) -> str:
         (folder / f"{stem}.json").write_text(json.dumps(media.tolist()))
         return f"{stem}.json"
+
+    def load(self, parts: Sequence[bytes], shape: tuple[int, ...]) -> torch.Tensor:
+        """A point as :meth:`save` wrote it. Raises ValueError for anything else."""
+        found = torch.tensor(json.loads(parts[0]), dtype=torch.float32)
+        if found.shape != shape or not found.isfinite().all():
+            raise ValueError(f"found {found.tolist()}; expected the {shape[0]} coordinates of a point")
+        return found
 
     def html(self, file: Path) -> str:
         x, y = (float(value) for value in json.loads(file.read_text()))

@@ -12,7 +12,7 @@ from tropism.errors import ElsewhereError, PluginError, TropismError, nearest
 
 COMMANDS = (
     *("ls", "show", "cp", "check", "run", "resume", "sample", "eval", "report", "compare", "export", "push"),
-    *("doctor", "plugins", "schema"),
+    *("pairs", "doctor", "plugins", "schema"),
 )
 
 

@@ -1,4 +1,8 @@
-"""Batches of decoded media from a stream of records; what cannot be decoded is counted and the next record takes its place."""
+"""Batches of decoded media from a stream of records; what cannot be decoded is counted and the next record takes its place.
+
+Where several processes share a batch, each takes its rows of it: all draw the same records and find the same of them damaged, but only
+the rows that are wanted are finished (encoded to latents) and kept.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from tropism.data.faults import BadRow
+from tropism.data.kept import Kept
 from tropism.data.media import Media
 from tropism.data.records import Label, Preference, Record
 from tropism.data.stream import Stream
@@ -17,47 +22,51 @@ from tropism.errors import DataError
 from tropism.types import Item
 
 Decode = Callable[[list[bytes]], torch.Tensor]  # the bytes of a medium's parts -> [3, H, W] in [0, 1], or what the modality has
+Finish = Callable[[torch.Tensor], torch.Tensor]  # a decoded medium -> what is learned from, e.g. latents; of one medium, without batch
 R = TypeVar("R", Preference, Label)
 
 
 @dataclass(frozen=True)
 class DecodedPairs:
-    """P pairs before encoding; :class:`tropism.types.Pairs` has the same fields for latents."""
+    """P pairs, their prompts not yet encoded; :class:`tropism.types.Pairs` has the same fields with conditions."""
 
     items: list[Item]  # P items: the prompt
-    winner: torch.Tensor  # [P, ...] decoded
+    winner: torch.Tensor  # [P, ...] decoded, and finished where there is a ``finish``
     loser: torch.Tensor  # [P, ...]
     weight: torch.Tensor  # [P] float32; 0 for a tie that was kept, unless its segments say more
     chance: torch.Tensor  # [P] float32 in [0.5, 1]: the probability that the winner is the better one
     segments: torch.Tensor | None  # [P, F] float32: 1 where the winner is better, -1 the loser, 0 a tie; None unless every pair has F
     meta: list[dict[str, Any]]
-    first: int  # the number of the first one among all that were taken
+    number: list[int]  # of each among all that were taken
 
 
 @dataclass(frozen=True)
 class DecodedLabels:
-    """M labelled media before encoding; :class:`tropism.types.Labelled` has the same fields for latents."""
+    """M labelled media, their prompts not yet encoded; :class:`tropism.types.Labelled` has the same fields with conditions."""
 
     items: list[Item]
-    media: torch.Tensor  # [M, ...] decoded
+    media: torch.Tensor  # [M, ...] decoded, and finished where there is a ``finish``
     label: torch.Tensor  # [M] float32: 1 good, -1 bad
     weight: torch.Tensor  # [M] float32
     meta: list[dict[str, Any]]
-    first: int  # the number of the first one among all that were taken
+    number: list[int]  # of each among all that were taken
 
 
 class Batches:
-    """Takes records from ``stream``, decodes them and makes batches. ``tally`` counts what could not be decoded in the first pass."""
+    """Takes records from ``stream``, decodes them and makes batches. ``tally`` counts what could not be decoded in the first pass.
 
-    def __init__(self, stream: Stream, decode: Decode) -> None:
-        self.stream, self.decode = stream, decode
+    What ``finish`` makes of a medium is kept, up to ``limit`` bytes in all, so that a medium that comes again is not even read.
+    """
+
+    def __init__(self, stream: Stream, decode: Decode, finish: Finish | None = None, limit: int = 0) -> None:
+        self.stream, self.decode, self.finish, self.kept = stream, decode, finish, Kept(limit)
         self.tally = Tally()
         self.taken = 0  # records given in batches
         self._fruitful = stream.epoch  # the last pass in which something could be decoded
 
-    def pairs(self, count: int) -> DecodedPairs:
-        """The next ``count`` pairs. Raises DataError for a data set of labels, and where shapes differ."""
-        records, media = self._take(count, Preference)
+    def pairs(self, count: int, rows: Sequence[int] | None = None) -> DecodedPairs:
+        """The next ``count`` pairs, or of them the ``rows``. Raises DataError for a data set of labels, and where shapes differ."""
+        records, media, number = self._take(count, Preference, rows)
         return DecodedPairs(
             items=[{"prompt": record.prompt} for record in records],
             winner=_stack([both[record.choice < 0.5] for record, both in zip(records, media)]),
@@ -66,19 +75,19 @@ class Batches:
             chance=torch.tensor([max(record.choice, 1 - record.choice) for record in records]),
             segments=_segments(records),
             meta=[record.meta for record in records],
-            first=self.taken - count,
+            number=number,
         )
 
-    def labels(self, count: int) -> DecodedLabels:
-        """The next ``count`` labelled media. Raises DataError for a data set of pairs, and where shapes differ."""
-        records, media = self._take(count, Label)
+    def labels(self, count: int, rows: Sequence[int] | None = None) -> DecodedLabels:
+        """The next ``count`` labelled media, or of them the ``rows``. Raises DataError for a data set of pairs, and where shapes differ."""
+        records, media, number = self._take(count, Label, rows)
         return DecodedLabels(
             items=[{"prompt": record.prompt} for record in records],
             media=_stack([one for (one,) in media]),
             label=torch.tensor([1.0 if record.label else -1.0 for record in records]),
             weight=torch.tensor([record.weight for record in records]),
             meta=[record.meta for record in records],
-            first=self.taken - count,
+            number=number,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,16 +98,17 @@ class Batches:
         self.tally.load_state_dict(state["tally"])
         self.taken, self._fruitful = state["taken"], state["fruitful"]
 
-    def _take(self, count: int, kind: type[R]) -> tuple[list[R], list[list[torch.Tensor]]]:
+    def _take(self, count: int, kind: type[R], rows: Sequence[int] | None) -> tuple[list[R], list[list[torch.Tensor]], list[int]]:
         records: list[R] = []
         media: list[list[torch.Tensor]] = []
+        wanted = range(count) if rows is None else rows
         while len(records) < count:
             record = next(self.stream)
             if not isinstance(record, kind):
                 remedy = "read pairs as labels with tropism.data.unpaired" if kind is Label else "KTO and DRO learn from labels"
                 raise DataError(f"found a {type(record).__name__} in the data where a {kind.__name__} was expected; {remedy}")
             try:
-                decoded = self._decoded(record)
+                decoded = self._decoded(record, len(records) in wanted)
             except BadRow as fault:
                 self._failed(fault)
                 continue
@@ -106,16 +116,26 @@ class Batches:
             media.append(decoded)
             self._fruitful = self.stream.epoch
         self.taken += count
-        return records, media
+        first = self.taken - count
+        return [records[row] for row in wanted], [media[row] for row in wanted], [first + row for row in wanted]
 
-    def _decoded(self, record: Record) -> list[torch.Tensor]:
-        """The tensors of a record: of a and b, or of its one medium."""
+    def _decoded(self, record: Record, wanted: bool) -> list[torch.Tensor]:
+        """The tensors of a record: of a and b, or of its one medium. Those that are not wanted are not finished."""
         sources = [record.a, record.b] if isinstance(record, Preference) else [record.media]
-        tensors = [self._read(media) for media in sources]
+        tensors = [self._finished(media) if wanted and self.finish is not None else self._read(media) for media in sources]
         if any(tensor.shape != tensors[0].shape for tensor in tensors):
             found = " and ".join(f"{media.name} {list(tensor.shape)}" for media, tensor in zip(sources, tensors))
             raise BadRow("unequal media", f"{found}; a pair needs one shape")
         return tensors
+
+    def _finished(self, media: Media) -> torch.Tensor:
+        assert self.finish is not None
+        found = self.kept.get(media.identity())
+        if found is None:
+            # One by one, so that no bit of it depends on what else is in a batch, or on what was kept when a run was taken up.
+            found = self.finish(self._read(media))
+            self.kept.put(media.identity(), found)
+        return found
 
     def _read(self, media: Media) -> torch.Tensor:
         parts = media.read(self.stream.limit)

@@ -1,4 +1,4 @@
-"""Decoded media into what optimizers learn from: conditions of the policy and latents."""
+"""Batches of a data set into what optimizers learn from: latents with the policy's conditions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from tropism.data.batches import DecodedLabels, DecodedPairs
 from tropism.diffusion.noise import sample_seed
 from tropism.errors import DataError
-from tropism.policy import Policy
-from tropism.types import Condition, Item, Labelled, Pairs
+from tropism.types import Condition, Item, Labelled, Pairs, Tree
 
+Encode = Callable[[list[Item]], Tree]  # a policy's encode, or a cache before it
 Latents = Callable[[torch.Tensor], torch.Tensor]  # media [P, ...] -> finished samples x0 [P, ...], e.g. an autoencoder's encoder
 
 
-def pairs(batch: DecodedPairs, policy: Policy, latents: Latents, seed: int, segment_axis: int | None = None) -> Pairs:
+def pairs(batch: DecodedPairs, encode: Encode, latents: Latents, seed: int, segment_axis: int | None = None) -> Pairs:
     """Pairs of latents with the policy's conditions.
 
     seed: of the run; each pair's own seed follows from it and from the pair's number in the stream, so that it depends neither on the
@@ -33,15 +33,15 @@ def pairs(batch: DecodedPairs, policy: Policy, latents: Latents, seed: int, segm
         shape = [length if axis == segment_axis else 1 for axis in range(winner.ndim)]
         shape[0] = len(winner)
         segments = batch.segments.float().repeat_interleave(length // count, 1).view(shape)
-    cond = _conditions(batch.items, policy, seed, batch.first)
+    cond = _conditions(batch.items, encode, seed, batch.number)
     return Pairs(cond=cond, winner=winner, loser=loser, weight=batch.weight.float(), chance=batch.chance.float(), segments=segments)
 
 
-def labelled(batch: DecodedLabels, policy: Policy, latents: Latents, seed: int) -> Labelled:
+def labelled(batch: DecodedLabels, encode: Encode, latents: Latents, seed: int) -> Labelled:
     """Labelled latents with the policy's conditions; a weight of 0 to 1 makes its label weaker. seed: as of :func:`pairs`."""
     if not ((batch.weight >= 0) & (batch.weight <= 1)).all():
         raise DataError(f"labels have weights {batch.weight.tolist()}; expected 0 to 1, since a weight makes a label a weaker one")
-    cond = _conditions(batch.items, policy, seed, batch.first)
+    cond = _conditions(batch.items, encode, seed, batch.number)
     return Labelled(cond=cond, x0=_finished(latents, batch.media), label=batch.label * batch.weight)
 
 
@@ -50,6 +50,6 @@ def _finished(latents: Latents, media: torch.Tensor) -> torch.Tensor:
         return latents(media).float()
 
 
-def _conditions(items: list[Item], policy: Policy, seed: int, first: int) -> Condition:
-    seeds = torch.tensor([sample_seed(seed, first + place) for place in range(len(items))], dtype=torch.int64)
-    return Condition(items=items, encoded=policy.encode(items), seed=seeds, group=torch.arange(first, first + len(items)))
+def _conditions(items: list[Item], encode: Encode, seed: int, number: list[int]) -> Condition:
+    seeds = torch.tensor([sample_seed(seed, one) for one in number], dtype=torch.int64)
+    return Condition(items=items, encoded=encode(items), seed=seeds, group=torch.tensor(number))

@@ -17,13 +17,13 @@ PIXELS = 4096 * 4096  # more than any generator of today makes; decoded as float
 class Pictures:
     """Bytes of one picture -> float32 [3, H, W] in [0, 1].
 
-    size: pixels of a side; the shorter side is scaled to it and the middle is kept, so that all pictures are [3, size, size] and both of
-    a pair are cut alike. None keeps every picture as it is. pixels: the most that a picture may have, read from its header before any
-    of it is decoded. Transparent parts are seen on white. Raises BadRow.
+    size: pixels of a side, or (height, width); the picture is scaled until it covers that and the middle is kept, so that all pictures are
+    of one shape and both of a pair are cut alike. None keeps every picture as it is. pixels: the most that a picture may have, read from
+    its header before any of it is decoded. Transparent parts are seen on white. Raises BadRow.
     """
 
-    def __init__(self, size: int | None = None, pixels: int = PIXELS) -> None:
-        self.size, self.pixels = size, pixels
+    def __init__(self, size: int | tuple[int, int] | None = None, pixels: int = PIXELS) -> None:
+        self.size, self.pixels = (size, size) if isinstance(size, int) else size, pixels
 
     def __call__(self, parts: Sequence[bytes]) -> torch.Tensor:
         if len(parts) != 1:
@@ -50,6 +50,6 @@ class Pictures:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("RGB")
         if self.size is not None:
-            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.LANCZOS)
+            image = ImageOps.fit(image, (self.size[1], self.size[0]), Image.Resampling.LANCZOS)
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float().div(255).contiguous()

@@ -1,9 +1,10 @@
-"""How images are saved and shown: lossless PNG on disk, a data URI in the page."""
+"""How images are saved, shown and read: lossless PNG on disk, a data URI in the page, pictures of any format from data sets."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from tropism.errors import TropismError
+from tropism_image.pictures import Pictures
 
 PIXELATED = 128  # px; up to this size an enlarged image keeps its pixels visible
 EMBEDDED = 320  # px; a larger image is embedded as a preview, or a page of some hundred tiles would be too heavy to open
@@ -35,6 +37,10 @@ class ImageView:
         name = f"{stem}.png"
         Image.fromarray(pixels.numpy(), "RGB").save(folder / name)
         return name
+
+    def load(self, parts: Sequence[bytes], shape: tuple[int, ...]) -> torch.Tensor:
+        """A picture of a data set in the policy's own size: float32 ``shape``, [3, H, W], in [0, 1]. Raises BadRow."""
+        return Pictures((shape[1], shape[2]))(parts)
 
     def html(self, file: Path) -> str:
         """An ``<img>`` that holds the image itself: the file's bytes up to 320 px, a WebP preview above.
