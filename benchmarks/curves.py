@@ -68,8 +68,8 @@ def table(results: Mapping[str, Any], command: str) -> str:
     return "\n".join(lines)
 
 
-def plot(results: Mapping[str, Any], file: Path) -> None:
-    """A row for each task's trained reward and first watched metric; against training seconds, and against reward queries.
+def plot(results: Mapping[str, Any], file: Path, count: str = "reward queries") -> None:
+    """A row for each task's trained reward and first watched metric; against training seconds, and against ``count`` of samples.
 
     ``results``, by task: ``trained``, the metric, and ``methods`` with their ``curves``.
     """
@@ -82,7 +82,7 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
     plt.rcParams.update({"svg.hashsalt": "tropism", "font.size": 9})
     figure, grid = plt.subplots(len(rows), 2, figsize=(9, 2.6 * len(rows)), squeeze=False, layout="constrained")
     for (task, name), axes in zip(rows, grid):
-        for axis, label, place in zip(("seconds", "samples"), ("training seconds", "reward queries"), axes):
+        for axis, label, place in zip(("seconds", "samples"), ("training seconds", count), axes):
             for method, found in results[task]["methods"].items():
                 mean, low, high = zip(*found["curves"][name])
                 place.plot(found["curves"][axis], mean, color=COLOURS.get(method), marker=".", label=method)

@@ -79,17 +79,17 @@ def _table(one: Mapping[str, Any], queries: int) -> list[str]:
     for name, method in methods.items():
         curves, forwards = method["curves"], method["forwards"]
         cost = f"{forwards['without gradient']:.3g} + {forwards['with gradient']:.3g}"
-        rows.append([name, *(_interval(curves[m][-1]) for m in metrics), f"{queries:,}", _spread(method), cost])
+        rows.append([name, *(interval(curves[m][-1]) for m in metrics), f"{queries:,}", spread(method), cost])
     return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
 
 
-def _spread(method: Mapping[str, Any]) -> str:
+def spread(method: Mapping[str, Any]) -> str:
     """Training seconds of the fastest and the slowest seed, which do the same work: far apart, something else was running."""
     seconds = [curve["seconds"][-1] for curve in method["seeds"].values()]
     return f"{min(seconds):.0f} to {max(seconds):.0f}" if len(seconds) > 1 else f"{seconds[0]:.0f}"
 
 
-def _interval(value: Sequence[float]) -> str:
+def interval(value: Sequence[float]) -> str:
     mean, low, high = value
     return f"{mean:.4f} ± {(high - low) / 2:.4f}" if high > low else f"{mean:.4f}"
 

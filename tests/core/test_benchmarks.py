@@ -405,3 +405,43 @@ def test_tradeoff_is_told_relative_to_the_base_model(benchmark, tmp_path):
     points = tradeoff.evaluations(tmp_path, ["a", "b"])
     assert points == [{"step": 0, "a": 1.0, "b": 1.0}, {"step": 5, "a": 0.75, "b": 0.5}]
     assert tradeoff.table({"seed 0": points}, ["a"]).splitlines()[-1] == "| seed 0 | 5 | 0.750 |"
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_read_at_equal_seconds(benchmark):
+    page = benchmark("preferences_page")
+    runs = [{"step": [0, 2], "samples": [0, 2], "seconds": [0.0, s], "r": [1.0, v]} for s, v in ((2.0, 3.0), (4.0, 5.0))]
+    assert page.at_seconds(runs, 2.0)["r"][0] == pytest.approx((3.0 + 3.0) / 2)
+    assert page._between([0.0, 2.0, 4.0], [1.0, 3.0, 4.0], 3.0) == 3.5 and page._between([0.0, 2.0], [1.0, 3.0], 9.0) == 3.0
+
+
+def test_shuffled_labels_turn_some_and_keep_the_pictures(benchmark, tmp_path):
+    lines = [{"prompt": "x", "a": f"media/{n}.png", "b": f"media/{n}b.png", "choice": "a", "annotator": "", "seed": n} for n in range(64)]
+    lines[0]["choice"] = 0.75
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged/feedback.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    benchmark("preferences").shuffle(tmp_path / "judged", tmp_path / "shuffled")
+    found = [json.loads(line) for line in (tmp_path / "shuffled/feedback.jsonl").read_text().splitlines()]
+    turned = [line["choice"] for line in found[1:]]
+    assert set(turned) == {0.0, 1.0} and 16 < sum(turned) < 48 and found[0]["choice"] in (0.25, 0.75)
+    assert (tmp_path / "shuffled" / found[3]["a"]).resolve() == (tmp_path / "judged/media/3.png").resolve()
+
+
+def test_preferences_in_a_few_steps(benchmark, tmp_path, capsys):
+    """All of it on the shipped model, small: pairs are made and judged, shuffled, learned from by six methods, and told on a page."""
+    module = benchmark("preferences")
+    module.main(["--quick", "--", str(tmp_path)])
+    found = json.loads((tmp_path / "preferences.json").read_text())
+    assert {name: list(one["methods"]) for name, one in found["studies"].items()} == {
+        name: list(study.methods) for name, study in module.STUDIES.items()
+    }
+    assert len((tmp_path / "pairs/judged/feedback.jsonl").read_text().splitlines()) == 4
+    offline = found["studies"]["offline"]["methods"]
+    assert offline["dpo"]["curves"]["samples"] == [0, 8] and offline["kto"]["curves"]["samples"] == [0, 16]
+    bases = {tuple(method["curves"]["image/alignment-b"][0]) for method in offline.values()}
+    assert len(bases) == 1 and len({method["curves"]["image/alignment-b"][-1][0] for method in offline.values()}) > 3
+    text = (tmp_path / "preferences.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip() and "## online" in text and "| shuffled |" in text
+    assert "`image/alignment-b`, which made none, at equal steps" in text and "<svg" in (tmp_path / "preferences.svg").read_text()
