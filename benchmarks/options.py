@@ -70,7 +70,7 @@ def iterate(changes: Sequence[str], count: int) -> dict[str, Any]:
         before, seconds, ratios = _resident(), list[float](), list[float]()
         for _ in range(count + 1):
             begin = _used()
-            numbers = job.update(job.credited(job.score(job.collect()))[0])
+            numbers = job.update(job.source.take())
             job.step += 1
             seconds.append(_used() - begin)
             ratios.append(numbers["train/first_ratio_error"])

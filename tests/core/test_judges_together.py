@@ -51,7 +51,7 @@ def judged(recipe: str, folder: Path) -> tuple[dict[Any, list[float]], dict[int,
     processes, made = Processes.join(), parse(Path(recipe).read_text(), "recipe")
     job = Run(made, folder, plugins.silent(), plugins.installed()[1], Progress(Console(quiet=True)), processes)
     job.step = 3
-    own, whole = job.credited(job.score(job.collect()))
+    own, whole = job.source.credited(job.source.score(job.source.collect()))
     processes.leave()
     seeds, found = own.cond.seed.tolist(), own.couples
     pairs = zip(found.winner.tolist(), found.loser.tolist(), found.weight.tolist(), found.chance.tolist(), strict=True)
