@@ -19,6 +19,7 @@ from tropism.optimizers.nft import Nft
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.optimizers.rlcm_direct import RlcmDirect
 from tropism.optimizers.smpo import Smpo
+from tropism.optimizers.spo import Spo
 from tropism.policies.pipeline import capture
 from tropism.testing import OptimizerContract, PolicyContract, RewardContract, scored
 from tropism.toy import Near, ToyPolicy
@@ -104,7 +105,9 @@ class TestPreferences(OptimizerContract):
     @pytest.fixture(
         params=[
             D3po(),
-            D3po(sides="one", average=0.9),
+            D3po(sides="one", average=0.9, anchor=0.1),
+            Spo(),
+            Spo(skip=1, keep=0.5, anchor=0.1, average=0.9),
             Dpo(beta=2.0),
             Dpo(beta=2.0, noise="own", anchor=0.1, keep=0.9, average=0.9),
             Inpo(beta=2.0),
@@ -114,10 +117,13 @@ class TestPreferences(OptimizerContract):
             Kto(beta=2.0, utility="risk-seeking", anchor=0.1),
             Dro(),
             Dro(kl=0.1, draws=2),
+            Dro(ceiling=1.05, anchor=0.1),
         ],
         ids=[
             "d3po",
             "d3po one-sided",
+            "spo",
+            "spo with all stabilisers",
             "dpo",
             "dpo with all stabilisers",
             "inpo",
@@ -127,6 +133,7 @@ class TestPreferences(OptimizerContract):
             "kto risk-seeking",
             "dro",
             "dro with kl",
+            "dro with a ceiling",
         ],
     )
     def optimizer(self, request):

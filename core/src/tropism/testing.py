@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 
+from tropism.diffusion.branching import branch
 from tropism.diffusion.noise import Draw
 from tropism.diffusion.noising import noised
 from tropism.diffusion.rollout import collect, finish, replay
@@ -201,8 +202,11 @@ class OptimizerContract:
     @pytest.fixture
     def rollout(self, optimizer: Optimizer, policy: ToyPolicy) -> Rollout:
         cond = condition(policy, [{"prompt": "p"}] * self.samples, group=self.samples)
-        made = collect(policy, cond, DDIM(1.0), self.steps, means=optimizer.means)
-        made.reward = made.advantage = torch.linspace(-1, 1, self.samples)
+        if "branches" in optimizer.needs:
+            made = branch(policy, cond, DDIM(1.0), self.steps, kept=optimizer.kept(self.steps))
+        else:
+            made = collect(policy, cond, DDIM(1.0), self.steps, means=optimizer.means)
+        made.reward = made.advantage = torch.linspace(-1, 1, self.samples).repeat(len(made) // self.samples)
         made.couples = AllPairs().couples(made)
         return made
 
