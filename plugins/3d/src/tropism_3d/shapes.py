@@ -27,12 +27,13 @@ class Shape:
 
     mesh: triangles, z up, units free; None unless status is ``ok``. status: of :mod:`tropism_3d.statuses`. gap: parts of the surface that
     are nearer than this share of the longest side belong to one object, as the parts of furniture in files do; with 0, as for what comes
-    out of a field, only parts that are connected.
+    out of a field, only parts that are connected. detail: what was found, where the status alone does not say.
     """
 
     mesh: trimesh.Trimesh | None
     status: Status
     gap: float = 0.0
+    detail: str = ""
 
 
 def from_occupancy(occupancy: torch.Tensor) -> list[Shape]:

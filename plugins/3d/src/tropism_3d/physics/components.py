@@ -7,7 +7,7 @@ from scipy.ndimage import label
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tropism_3d.physics.surface import Surface
+from tropism_3d.physics.surface import NOTHING, Surface
 from tropism_3d.physics.voxels import cells, occupied
 
 
@@ -32,7 +32,9 @@ def largest(surface: Surface, gap: float) -> tuple[np.ndarray, int]:
         return np.ones(len(part), dtype=bool), 1
     if gap:
         part = _touching(surface, part, gap)
-    size = np.bincount(part, surface.volumes() if surface.closed() else surface.areas())
+    size = np.bincount(part, surface.volumes())
+    if not surface.closed() or np.abs(size).max() < NOTHING:
+        size = np.bincount(part, surface.areas())
     main = int(np.abs(size).argmax())
     hollow = size < 0 if size[main] > 0 else size > 0  # faces the other way: a cavity, if it is inside
     body = surface.part(part == main)

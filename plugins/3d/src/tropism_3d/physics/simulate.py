@@ -35,7 +35,7 @@ class Outcome:
 
     tilt: degrees of the vertical axis. rotation: degrees about any axis. drift: of the centre of mass along the floor, in longest sides.
     rest: seconds until it came to rest, infinite if it did not. method: how its mass was found. objects: how many the shape had.
-    detail: the simulator's own words, where it refused.
+    detail: the simulator's own words, or the reader's, where it was refused.
     """
 
     status: Status
@@ -87,7 +87,7 @@ def outcomes(shape: Shape, settings: Sequence[Settings]) -> list[Outcome]:
     except REFUSALS as error:
         return [Outcome("rejected", detail=_words(error))] * len(settings)
     if not isinstance(body, Solid):
-        return [Outcome(body)] * len(settings)
+        return [Outcome(body, detail=shape.detail)] * len(settings)
     try:
         model = build(body, settings[0])
     except REFUSALS as error:

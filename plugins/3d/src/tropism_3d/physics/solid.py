@@ -10,7 +10,7 @@ import numpy as np
 from tropism_3d.physics import surface as closed_surfaces
 from tropism_3d.physics import voxels
 from tropism_3d.physics.components import largest, parts
-from tropism_3d.physics.surface import Surface
+from tropism_3d.physics.surface import NOTHING, Surface
 from tropism_3d.shapes import Shape
 from tropism_3d.statuses import Status
 
@@ -53,13 +53,11 @@ def solid(shape: Shape, every: bool = False) -> Solid | Status:
         unit = _unit(unit.part(keep))
         if unit is None:
             return "flat"
-    # Parts that touch may overlap, and integrals over their surfaces would count that twice.
-    if unit.closed() and not (shape.gap and parts(unit).max()):
-        volume, centre, inertia = closed_surfaces.mass_properties(unit)
-        if volume < 0:
-            unit, volume, inertia = unit.flipped(), -volume, -inertia
-        if volume > 0:
-            return Solid(unit, volume, centre, inertia, "exact", objects)
+    # Parts that touch may overlap, and integrals over their surfaces would count that twice; the two sides of a sheet enclose nothing.
+    volume = unit.volumes().sum()
+    if unit.closed() and abs(volume) > NOTHING and not (shape.gap and parts(unit).max()):
+        unit = unit if volume > 0 else unit.flipped()
+        return Solid(unit, *closed_surfaces.mass_properties(unit), "exact", objects)
     return Solid(unit, *voxels.mass_properties(unit, SIDE), "voxels", objects)
 
 

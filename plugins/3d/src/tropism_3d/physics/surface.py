@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NOTHING = 1e-9  # of the cube of the longest side: less is no volume but the rounding of one
+
 
 @dataclass(frozen=True)
 class Surface:
