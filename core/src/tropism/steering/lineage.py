@@ -44,7 +44,7 @@ class Lineage:
         self._weigh(index, gain, rewards)
         size, count = effective(self.logw), self.task.particles
         chance = self.task.chance.uniform((count,)).double().cpu()  # for every prompt, so that none depends on what the others need
-        needed = size < particles_of(threshold, torch.tensor(float(count))) * (1 - 1e-9)  # never at equal weights
+        needed = size < particles_of(threshold, torch.tensor(count, dtype=torch.float64)) * (1 - 1e-9)  # never at equal weights
         ancestors = self.still
         if needed.any():
             ancestors = torch.where(needed[:, None], self.resampler(normalised(self.logw), chance), self.still)
