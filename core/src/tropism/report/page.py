@@ -71,6 +71,7 @@ def _write(out: Path, told: Sequence[Told], table: samples.Samples | None, title
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"number": words.number, "bounds": words.bounds, "duration": words.duration, "short": words.short}
     css, js = (loader.get_source(jinja, f"report.{kind}")[0] for kind in ("css", "js"))
+    scripts = table.scripts if table else []
     page = jinja.get_template("report.html.j2").render(
         title=title,
         runs=told,
@@ -81,9 +82,9 @@ def _write(out: Path, told: Sequence[Told], table: samples.Samples | None, title
         samples=table,
         diffs=_diffs(told),
         css=css,
-        js=js,
-        # The page may run this one script and load nothing: whatever a prompt or a view holds, the browser enforces it.
-        digest=base64.b64encode(hashlib.sha256(js.encode()).digest()).decode(),
+        scripts=[js, *scripts],
+        # The page may run these scripts and load nothing: whatever a prompt or a fragment holds, the browser enforces it.
+        digests=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in (js, *scripts)],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")

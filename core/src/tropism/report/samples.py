@@ -14,7 +14,10 @@ from tropism.report.words import number
 
 
 class View(Protocol):
-    """What the report needs of a modality: a media file as a self-contained HTML fragment, with all data escaped."""
+    """What the report needs of a modality: a media file as a self-contained HTML fragment, with all data escaped.
+
+    A view may also have ``script``, JavaScript of its own that makes its fragments live; the page holds it once and runs no other.
+    """
 
     def html(self, file: Path) -> str: ...
 
@@ -51,12 +54,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Samples:
-    """The whole table. ``seeds`` gives each prompt's seeds; ``steps`` are the labels of the slider, if there is one."""
+    """The whole table. ``seeds`` gives each prompt's seeds; ``steps`` are the labels of the slider, if there is one; ``scripts`` are the
+    views' own."""
 
     columns: list[Column]
     seeds: dict[str, list[int]]
     scores: list[str]
     steps: list[str]
+    scripts: list[str]
 
 
 def of_run(run: Run, views: Mapping[str, View], first: set[str]) -> Samples | None:
@@ -69,7 +74,7 @@ def of_run(run: Run, views: Mapping[str, View], first: set[str]) -> Samples | No
     if len(labels) > 1:
         later = [(at, labels[at], run.evaluations[at]) for at in range(1, len(labels))]
         columns.append(_column("chosen", later, views, scores))
-    return Samples(columns, _seeds(columns), scores, labels if len(labels) > 1 else [])
+    return Samples(columns, _seeds(columns), scores, labels if len(labels) > 1 else [], _scripts([run], views))
 
 
 def of_runs(runs: Sequence[Run], names: Sequence[str], views: Mapping[str, View], first: set[str]) -> Samples | None:
@@ -82,7 +87,7 @@ def of_runs(runs: Sequence[Run], names: Sequence[str], views: Mapping[str, View]
     bases = [_column("base", [(0, "base model", r.evaluations[0])], views, scores) for r in runs if len(r.evaluations) > 1]
     if len(bases) == len(runs) and all(_pictures(base) == _pictures(bases[0]) for base in bases):
         columns.insert(0, bases[0])
-    return Samples(columns, _seeds(columns), scores, [])
+    return Samples(columns, _seeds(columns), scores, [], _scripts(runs, views))
 
 
 def _column(key: str, steps: Sequence[tuple[int, str, tuple[Path, Evaluation]]], views: Mapping[str, View], scores: list[str]) -> Column:
@@ -100,6 +105,11 @@ def _column(key: str, steps: Sequence[tuple[int, str, tuple[Path, Evaluation]]],
 
 def _pictures(column: Column) -> dict[tuple[str, int], list[str]]:
     return {key: [shown.html for shown in stack] for key, stack in column.cells.items()}
+
+
+def _scripts(runs: Sequence[Run], views: Mapping[str, View]) -> list[str]:
+    kinds = dict.fromkeys(evaluation.kind for run in runs for _, evaluation in run.evaluations)
+    return [script for kind in kinds if (script := getattr(views[kind], "script", ""))]
 
 
 def _view(kind: str, views: Mapping[str, View], folder: Path) -> View:

@@ -1,4 +1,4 @@
-"""How alike two shapes are: Chamfer distance and F-score of their surfaces after alignment, for a whole batch at once.
+"""How alike two shapes are: Chamfer distance and F-score of their surfaces after alignment.
 
 The protocol of DSO (arXiv 2503.22677, section 5): both shapes are moved to the middle of their bounding boxes and scaled to a longest side
 of 1, the first is aligned to the second by point-to-point ICP (Besl and McKay 1992), and then
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import trimesh
+from scipy.spatial import KDTree
 
 from tropism_3d.shapes import Shape
 
@@ -42,52 +43,49 @@ class Cloud:
                 points[row] = (drawn - (low + high) / 2) / max((high - low).max(), 1e-12)
         return Cloud(torch.from_numpy(points), torch.tensor([shape.mesh is not None for shape in shapes]))
 
-    def __getitem__(self, rows: slice | torch.Tensor) -> Cloud:
-        return Cloud(self.points[rows], self.there[rows])
 
-    def __len__(self) -> int:
-        return len(self.points)
-
-
-def compare(a: Cloud, b: Cloud, tau: float = TAU, chunk: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+def compare(a: Cloud, b: Cloud, tau: float = TAU) -> tuple[torch.Tensor, torch.Tensor]:
     """(Chamfer [B], F-score [B]) of B pairs. Where one of the two is not there: ``LOST`` and 0."""
-    parts = [_compare(a[i : i + chunk].points, b[i : i + chunk].points, tau) for i in range(0, len(a), chunk)]
-    chamfer, score = (torch.cat(column) for column in zip(*parts, strict=True))
-    both = a.there & b.there
-    return torch.where(both, chamfer, LOST), torch.where(both, score, 0.0)
+    found = [
+        likeness(one.astype(float), other.astype(float), tau) if both else (LOST, 0.0)
+        for one, other, both in zip(a.points.numpy(), b.points.numpy(), (a.there & b.there).tolist(), strict=True)
+    ]
+    chamfer, score = torch.tensor(found, dtype=torch.float32).reshape(-1, 2).unbind(1)
+    return chamfer, score
 
 
-def _compare(a: torch.Tensor, b: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
-    turn, shift = align(a[:, :COARSE], b[:, :COARSE])
-    gap = torch.cdist(a @ turn.mT + shift, b)
-    there, back = gap.amin(2), gap.amin(1)
-    precision, recall = (there < tau).float().mean(1), (back < tau).float().mean(1)
-    score = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-    return (there.mean(1) + back.mean(1)) / 2, score
+def likeness(a: np.ndarray, b: np.ndarray, tau: float = TAU) -> tuple[float, float]:
+    """(Chamfer, F-score) of points [P, 3] and [Q, 3], the first aligned to the second."""
+    turn, shift = align(a[:COARSE], b[:COARSE])
+    moved = a @ turn.T + shift
+    there, back = KDTree(b).query(moved)[0], KDTree(moved).query(b)[0]
+    precision, recall = (there < tau).mean(), (back < tau).mean()
+    return float(there.mean() + back.mean()) / 2, float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
-def align(a: torch.Tensor, b: torch.Tensor, steps: int = 15) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotation [B, 3, 3] and shift [B, 1, 3] that bring points a [B, P, 3] near b [B, Q, 3]: a @ rotation.mT + shift.
+def align(a: np.ndarray, b: np.ndarray, steps: int = 20, enough: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation [3, 3] and shift [3] that bring points a [P, 3] near b [Q, 3]: a @ rotation.T + shift.
 
-    Each step pairs every point of a with the nearest of b and solves for the rigid motion (Kabsch 1976); reflections are not allowed.
+    Each step pairs every point of a with the nearest of b and solves for the rigid motion; ends early where the mean square distance falls
+    by less than ``enough`` of itself.
     """
-    turn = torch.eye(3, dtype=a.dtype, device=a.device).expand(len(a), 3, 3)
-    shift = torch.zeros_like(a[:, :1])
+    tree, turn, shift, last = KDTree(b), np.eye(3), np.zeros(3), np.inf
     for _ in range(steps):
-        nearest = torch.cdist(a @ turn.mT + shift, b).argmin(2)
-        goal = torch.gather(b, 1, nearest[..., None].expand(-1, -1, 3))
-        turn, shift = rigid(a, goal)
+        distance, nearest = tree.query(a @ turn.T + shift)
+        now = float((distance**2).mean())
+        if last - now < enough * last:
+            break
+        turn, shift = rigid(a, b[nearest])
+        last = now
     return turn, shift
 
 
-def rigid(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rotation [B, 3, 3] and shift [B, 1, 3] that bring points a [B, P, 3] to b [B, P, 3] with the least sum of squares."""
-    middle_a, middle_b = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
-    u, _, vt = torch.linalg.svd((b - middle_b).mT @ (a - middle_a))
-    sign = torch.ones_like(u[:, 0])
-    sign[:, 2] = torch.linalg.det(u) * torch.linalg.det(vt)
-    turn = (u * sign[:, None]) @ vt
-    return turn, middle_b - middle_a @ turn.mT
+def rigid(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rotation [3, 3] and shift [3] that bring points a [P, 3] to b [P, 3] with the least sum of squares (Kabsch 1976), no mirror."""
+    middle_a, middle_b = a.mean(0), b.mean(0)
+    u, _, vt = np.linalg.svd((b - middle_b).T @ (a - middle_a))
+    turn = (u * [1, 1, np.linalg.det(u) * np.linalg.det(vt)]) @ vt
+    return turn, middle_b - turn @ middle_a
 
 
 def silhouette_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ def register_rewards() -> list[Entry]:
         Entry("3d/stands", f"{HERE}.rewards.stability:Stands", "1 where it is tilted by less than 20 degrees: DSO's label"),
         Entry("3d/simulated", f"{HERE}.rewards.stability:Simulated", "1 where there is an object to simulate; to be watched"),
         Entry("3d/robustness", f"{HERE}.rewards.stability:Robustness", "share of kicks, floors and slopes under which it stands"),
+        Entry("3d/likeness", f"{HERE}.rewards.likeness:Likeness", "F-score to the real object; to be watched"),
+        Entry("3d/emptiness", f"{HERE}.rewards.likeness:emptiness", "share of the cube left empty; to be watched"),
         Entry("3d/support-margin", f"{HERE}.rewards.support:SupportMargin", "how far over its footprint the mass is, without a simulation"),
     ]
 
@@ -26,6 +28,7 @@ def register_policies() -> list[Entry]:
             f"{HERE}.generators.furniture_flow:FurnitureFlow",
             "furniture from a depth picture, 4.3 M parameters, shipped",
         ),
+        Entry("3d/shap-e", f"{HERE}.generators.shap_e:from_source", "Shap-E from a folder or a hub name: text or a picture to 3D"),
     ]
 
 

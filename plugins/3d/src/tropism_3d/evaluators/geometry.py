@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from tropism.evaluate import Estimate
 from tropism.types import Rollout
-from tropism_3d import furniture, shapes
+from tropism_3d import shapes
 from tropism_3d.depth import depth
-from tropism_3d.fields import occupancy
-from tropism_3d.geometry import Cloud, compare, footprint, silhouette_iou
+from tropism_3d.geometry import TAU, Cloud, compare, footprint, silhouette_iou
+from tropism_3d.reference import clouds
 
 Yield = tuple[str, torch.Tensor | Estimate]
 
@@ -28,10 +28,9 @@ class Geometry:
     tau: of the F-score.
     """
 
-    def __init__(self, tau: float = 0.05) -> None:
+    def __init__(self, tau: float = TAU) -> None:
         self.tau = tau
         self.base: tuple[Rollout, Cloud] | None = None  # the base's samples stay the same through a run
-        self.real: dict[tuple[str, int], tuple[Cloud, torch.Tensor]] = {}
 
     def __call__(self, samples: Rollout, base: Rollout) -> Iterator[Yield]:
         made = shapes.from_occupancy(samples.media["occupancy"])
@@ -57,20 +56,10 @@ class Geometry:
         yield "3d/meshless", (~cloud.there).float()
 
     def _against_real(self, samples: Rollout, cloud: Cloud) -> Iterator[Yield]:
-        keys = [(str(item["object"]), int(item.get("view", 0))) for item in samples.cond.items]
-        for key in dict.fromkeys(keys):
-            if key not in self.real:
-                self.real[key] = _real(*key)
-        clouds, pictures = zip(*(self.real[key] for key in keys), strict=True)
-        real = Cloud(torch.cat([one.points for one in clouds]), torch.cat([one.there for one in clouds]))
+        items = samples.cond.items
+        real, pictures = clouds([str(item["object"]) for item in items], [int(item.get("view", 0)) for item in items])
         chamfer, score = compare(cloud, real, self.tau)
         yield "3d/chamfer", chamfer
         yield "3d/f-score", score
         inside = samples.media["occupancy"].float().cpu() - shapes.SURFACE
-        yield "3d/silhouette", silhouette_iou(depth(inside)[:, 1], torch.stack(pictures))
-
-
-def _real(name: str, view: int) -> tuple[Cloud, torch.Tensor]:
-    """The surface of a real object and its silhouette, from one side."""
-    field = furniture.field([name], view)
-    return Cloud.of(shapes.from_occupancy(occupancy(field)), seed=1), depth(field)[0, 1]
+        yield "3d/silhouette", silhouette_iou(depth(inside)[:, 1], pictures)
