@@ -144,7 +144,7 @@ def test_a_reward_that_needs_what_the_policy_does_not_give_is_refused(catalog):
     lines = problems(catalog, ("    x: 1.5", "  - use: my/picture"))
     assert lines == [
         "r.yaml: 1 mistake",
-        "  line 10: rewards.1: 'my/picture' needs image, caption, but 'toy/mixture' on this data gives points, prompt, seed, x0",
+        "  line 10: rewards.1: 'my/picture' needs image, caption, but 'toy/mixture' on this data gives points, prompt, seed, t, x0",
     ]
 
 
