@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=384, help="of the offline study")
-    parser.add_argument("--steps", type=int, default=36, help="iterations of a run, each an optimizer step")
+    parser.add_argument("--steps", type=int, default=32, help="iterations of a run, each an optimizer step")
     parser.add_argument("--size", type=int, default=32, help="pairs of an offline step; half the samples of an online one")
     parser.add_argument("--evaluations", type=int, default=3, help="evaluations of a run, without that of the base model")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps of four pairs, little to evaluate")

@@ -78,6 +78,18 @@ class PolicyContract:
         if "image" in media:
             assert media["image"].ndim == 4 and media["image"].min() >= 0 and media["image"].max() <= 1
 
+    def test_media_are_embedded_one_by_one_in_the_shape_of_samples(
+        self, policy: Policy, items: list[Item], sampler: Sampler, steps: int
+    ) -> None:
+        if not hasattr(policy, "embed"):
+            pytest.skip("a policy without embed, which offline runs refuse")
+        x0 = collect(policy, condition(policy, items), sampler, steps).x0
+        media = policy.decode(x0)
+        found = policy.embed(media)
+        assert found.shape == x0.shape and found.dtype == torch.float32 and found.isfinite().all() and not found.requires_grad
+        alone = policy.embed({kind: value[-1:] for kind, value in media.items()})
+        assert _gap(found[-1:], alone) <= self.tolerance
+
     def test_encode_gives_one_row_per_item_without_gradient(self, policy: Policy, items: list[Item]) -> None:
         whole, last = policy.encode(items), policy.encode(items[-1:])
         for (path, many), (_, one) in zip(_leaves(whole), _leaves(last), strict=True):

@@ -63,10 +63,7 @@ class Embedding:
         if media.shape[1:] != self.media:
             raise PolicyError(f"{self.name}: media of shape {list(media.shape[1:])}; this policy's are {list(self.media)}")
         with torch.no_grad():
-            try:
-                z = media if self.coder is None else self._encoded(media)
-            except RuntimeError as error:  # whatever an encoder raises for what its own decoder made
-                raise PolicyError(f"{self.name}: its {type(self.coder).__name__} cannot encode what it decodes: {error}") from error
+            z = media if self.coder is None else self._encoded(media)
             return self.learned.back(z.reshape(len(media), -1).float()).view(len(media), *self.shape)
 
     def _encoded(self, media: torch.Tensor) -> torch.Tensor:
@@ -75,7 +72,10 @@ class Embedding:
         scaled = (media - self.offset) / self.factor
         scaled = scaled.movedim(1, 2) if self.made.ndim == media.ndim == 5 else scaled.reshape(-1, *self.made.shape[1:])
         with _upcast(self.coder):
-            said = self.coder.encode(scaled.to(next(self.coder.parameters()).dtype))
+            try:
+                said = self.coder.encode(scaled.to(next(self.coder.parameters()).dtype))
+            except RuntimeError as error:  # whatever an encoder raises for what its own decoder made
+                raise PolicyError(f"{self.name}: its {type(self.coder).__name__} cannot encode what it decodes: {error}") from error
         found = next((getattr(said, side) for side in SIDES if hasattr(said, side)), said)
         return found.mode() if hasattr(found, "mode") and not isinstance(found, torch.Tensor) else first_tensor(found)
 
