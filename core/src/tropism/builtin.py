@@ -51,6 +51,7 @@ def register_samplers() -> list[Entry]:
         Entry("flow-sde", "tropism.diffusion.flow_samplers:FlowSde", "the SDE of Flow-GRPO"),
         Entry("dance-sde", "tropism.diffusion.flow_samplers:DanceSde", "the SDE of DanceGRPO"),
         Entry("cps", "tropism.diffusion.flow_samplers:Cps", "coefficients-preserving sampling: fresh noise, never too much of it"),
+        Entry("glass", "tropism.diffusion.glass:Glass", "noisy steps with the exact law of a flow, by an inner ODE; for steering (GLASS)"),
     ]
 
 
@@ -62,6 +63,13 @@ def register_steering() -> list[Entry]:
         Entry("fk-paper", "tropism.steering.fk:FkPaper", "the settings of the Feynman-Kac steering paper, with its weights kept exact"),
         Entry("tds", "tropism.steering.twisted:Twisted", "twisted sequential Monte Carlo: proposals follow a differentiable reward (TDS)"),
         Entry("das", "tropism.steering.twisted:Das", "twisted, with a strength that rises over the steps (DAS)"),
+        Entry("svdd", "tropism.steering.svdd:Svdd", "each chain tries several moves at a step and takes one by its reward (SVDD)"),
+        Entry("psp", "tropism.steering.psp:Psp", "many first noises, the less promising given up early; for any sampler (PSP)"),
+        Entry("bfs", "tropism.steering.bfs:Bfs", "children by softmax of the reward, at a temperature that falls over the steps (BFS)"),
+        Entry("rollover", "tropism.steering.rollover:Rollover", "a budget of forwards, spent at the steps where progress is hard (RBF)"),
+        Entry("zero-order", "tropism.steering.zero_order:ZeroOrder", "neighbours of the best first noise so far; for any sampler"),
+        Entry("paths", "tropism.steering.paths:Paths", "samples on the way noised again and taken further; for any sampler"),
+        Entry("gibbs", "tropism.steering.gibbs:Gibbs", "particle Gibbs: sweeps that keep a path, near the tilted law with few particles"),
     ]
 
 

@@ -36,3 +36,9 @@ class Draw:
     def uniform(self, shape: Sequence[int] = ()) -> torch.Tensor:
         """Numbers in [0, 1), [B, *shape] float32; one for each row as it stands."""
         return torch.stack([torch.rand(tuple(shape), generator=generator) for generator in self.generators]).to(self.device)
+
+    def take(self, rows: Sequence[int]) -> Draw:
+        """The streams of rows alone, going on from where they are; those of other rows stand still meanwhile."""
+        taken = Draw([], self.device)
+        taken.generators = [self.generators[row] for row in rows]
+        return taken

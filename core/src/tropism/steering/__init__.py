@@ -16,5 +16,7 @@ The map, from the bottom up:
 - ``intermediate``: the reward of a state on the way: of the predicted x0, of several x0, of a look-ahead, or a learned value.
 - ``smc``: the engine; ``steered``: what comes out (population, weights, log Z, genealogy, cost) and the selectors best, all and one.
 - ``base``: :class:`~tropism.steering.base.Method`, and :func:`~tropism.steering.base.steer` which runs one on a policy.
-  Methods: ``best_of_n``, ``fk``, ``twisted``.
+  Methods: ``best_of_n``, ``fk``, ``twisted``, ``gibbs`` (particle Gibbs).
+- ``search``: what the methods that search have in common. Methods: ``svdd``, ``psp``, ``bfs``, ``rollover``; over noise ``zero_order`` and
+  ``paths``, which need no noise in the steps.
 """

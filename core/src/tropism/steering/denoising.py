@@ -8,6 +8,7 @@ from typing import cast
 import torch
 
 from tropism.diffusion.flow_samplers import Ode
+from tropism.diffusion.glass import Glass
 from tropism.diffusion.noise import Draw
 from tropism.diffusion.samplers import Sampler
 from tropism.diffusion.schedules import Schedule, like, split
@@ -83,6 +84,12 @@ class Denoising:
     def move(self, state: Tree, index: int, noise: Tree, pull: torch.Tensor | None = None) -> tuple[Tree, torch.Tensor]:
         x, now, then = state["x"], self._level(state, index), self._level(state, index + 1)
         said = Said(self.policy, state["said"])
+        if isinstance(self.sampler, Glass):
+            if pull is not None:
+                raise SteeringError("steps of sampler 'glass' have no density, so they cannot follow a gradient; take fk, or flow-sde")
+            x = self.sampler.jump(said, x, now, then, self._encoded(state), noise["normal"])
+            self.forwards += said.asked
+            return {"x": x, "row": state["row"]}, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         mean, std = self.sampler.mean(said, x, now, then, self._encoded(state)), self.sampler.deviation(now, then)
         self.forwards += said.asked
         shift = like(std, x) * noise["normal"]

@@ -54,12 +54,17 @@ def run(task: Task, how: Smc) -> Steered:
                 pull = None if pull is None else pull[flat(ancestors).to(pull.device)]
         state, ratio = task.move(state, index, pull)
         lineage.corrected(ratio)
+    return ended(task, lineage, state, before, how.select)
+
+
+def ended(task: Task, lineage: Lineage, state: Tree, before: tuple[int, int], select: Selector) -> Steered:
+    """What came out, from finished states. before: forwards and rewards that there had been when it began."""
     judged = task.finished(state)
     shape = task.prompts, task.particles
     steered = Steered(
         x0=state["x"],
         media=judged.media,
-        reward=lineage.closed(steps, judged.reward),
+        reward=lineage.closed(task.process.steps, judged.reward),
         scores={name: values.reshape(shape) for name, values in judged.scores.items()},
         logw=lineage.logw,
         log_z=lineage.log_z,
@@ -71,7 +76,7 @@ def run(task: Task, how: Smc) -> Steered:
         unscored=lineage.unscored,
         chosen=lineage.still,
     )
-    steered.chosen = how.select(steered, task.chance)
+    steered.chosen = select(steered, task.chance)
     return steered
 
 

@@ -47,8 +47,9 @@ class Task:
     names: list[str] | None = None  # the prompts, for messages
     chunk: int | None = None
 
-    def start(self) -> Tree:
-        state = self.process.start(self.draw)
+    def start(self, draw: Noise | None = None) -> Tree:
+        """First states. draw: other streams than the particles' own, one for each."""
+        state = self.process.start(draw or self.draw)
         if len(state["x"]) != self.prompts * self.particles:
             found = len(state["x"])
             raise SteeringError(f"{found} rows are no {self.prompts} prompts of {self.particles} particles; expected one seed a particle")
