@@ -24,14 +24,14 @@ def test_an_option_is_measured_in_iterations_of_a_run(options, monkeypatch):
     monkeypatch.setattr(options, "RECIPE", "toy/ddpo")
     found = options.iterate(["rollout.decode=4"], 2)
     assert len(found["seconds"]) == 2 and all(value > 0 for value in (found["first"], *found["seconds"]))
-    assert found["ratio"] == 0 and found["peak"] >= 0
+    assert found["ratio"] == 0 and min(found["rollout"], found["update"]) >= 0
     assert found["weights"] == pytest.approx(4 * (4 * 64 + 64 + 64 * 64 + 64 + 2 * 64 + 2) / 2**20)
 
 
 def test_the_page_tells_ratios_to_the_plain_run(options):
-    numbers = {"seconds": 2.0, "first": 3.0, "peak": 100.0, "weights": 10.0, "ratio": 0.0}
-    text = options.page({"plain": numbers, "checkpointing": {**numbers, "seconds": 3.0, "peak": 40.0}}, 1, "python it")
-    assert "| checkpointing | 3.00 | 1.50 | 3.0 s | 40 MiB | 0.40 | 10.0 MiB | 0 |" in text and "    python it" in text
+    numbers = {"seconds": 2.0, "first": 3.0, "rollout": 50.0, "update": 100.0, "weights": 10.0, "ratio": 0.0}
+    text = options.page({"plain": numbers, "checkpointing": {**numbers, "seconds": 3.0, "update": 40.0}}, 1, "python it")
+    assert "| checkpointing | 3.00 | 1.50 | 3.00 | 50 | 1.00 | 40 | 0.40 | 10.0 | 0 |" in text and "    python it" in text
 
 
 def test_every_option_is_one_that_the_recipe_may_have(options):

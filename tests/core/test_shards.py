@@ -19,6 +19,7 @@ from tropism.policies.adapters import Lora, Trainable
 from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
+from tropism.rollouts import Rollouts
 from tropism.shards import Sharded, blocks, is_shard
 
 BRIGHT = """
@@ -117,17 +118,21 @@ def test_a_transformer_with_lora_is_sharded_by_its_blocks_and_learns_the_same(tm
     def work(name: str) -> Any:
         import torch.distributed as dist
 
-        scatter, update = dist.reduce_scatter_tensor, Run.update
+        scatter, update, credited = dist.reduce_scatter_tensor, Run.update, Rollouts.credited
 
         def counting(*args: Any, **kwargs: Any) -> Any:
             reduced.append(1)
             return scatter(*args, **kwargs)
 
-        def uneven(self: Run, rollout: Any) -> dict[str, float]:
-            if rollout.advantage is not None:  # the last two groups: with two processes all of the second one's
-                rollout.advantage[[row >= 4 for row in self.mine]] = 0
+        def uneven(self: Rollouts, rollout: Any) -> Any:
+            own, whole = credited(self, rollout)
+            own.advantage[[row >= 4 for row in self.mine]] = 0  # the last two groups: with two processes all of the second one's
+            seen["rollout"] = own
+            return own, whole
+
+        def watched(self: Run, material: Any) -> dict[str, float]:
             before = len(reduced)
-            found = update(self, rollout)
+            found, rollout = update(self, material), seen.pop("rollout")
             network = self.policy.trainable()
             inside = sum(isinstance(part, FSDPModule) for part in network.modules() if part is not network)
             seen.update(root=isinstance(network, FSDPModule), inside=inside)
@@ -137,11 +142,11 @@ def test_a_transformer_with_lora_is_sharded_by_its_blocks_and_learns_the_same(tm
             seen["moved"] = bool((again - rollout.steps.logp[:2, 0]).abs().max() > 0)
             return found
 
-        dist.reduce_scatter_tensor, Run.update = counting, uneven
+        dist.reduce_scatter_tensor, Run.update, Rollouts.credited = counting, watched, uneven
         try:
             return api.run(str(file), folder=tmp_path / name, plugin_files=[tmp_path / "bright_reward.py"], console=QUIET)[1], dict(seen)
         finally:
-            dist.reduce_scatter_tensor, Run.update = scatter, update
+            dist.reduce_scatter_tensor, Run.update, Rollouts.credited = scatter, update, credited
 
     assert work("one") == ("finished", {"root": False, "inside": 0, "shards": False, "reduced": 0, "moved": True})
     told = values(together(lambda: work("two")))
