@@ -9,7 +9,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -155,7 +155,8 @@ def _arguments(target: Any, kind: str, part: Part) -> Iterator[str]:
         if why := getattr(target, "without", {}).get(name):
             yield f"'{part.use}' has no {name}: {why}"
         elif name not in known:
-            yield f"'{part.use}' takes no argument '{name}'{nearest(name, known)}; it takes {', '.join(known) or 'none'}"
+            names = ["lambda" if other == "lam" else other for other in known]
+            yield f"'{part.use}' takes no argument '{name}'{nearest(name, names)}; it takes {', '.join(names) or 'none'}"
     if _is_factory(target, kind):
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in part.arguments and parameter.kind is not parameter.VAR_KEYWORD:
@@ -325,10 +326,14 @@ def noisy_steps(sampler: Sampler, steps: int) -> int:
 
 def describe(entry: Entry) -> str:
     """An entry's arguments with their defaults, for ``tropism show``."""
-    lines = []
-    for name, parameter in inspect.signature(entry.load()).parameters.items():
+    target, lines = entry.load(), []
+    made = {field.name: field.default_factory for field in (fields(target) if is_dataclass(target) else ())}
+    for name, parameter in inspect.signature(target).parameters.items():
         kind = parameter.annotation if isinstance(parameter.annotation, str) else getattr(parameter.annotation, "__name__", "")
-        lines.append(name + (f": {kind}" if kind else "") + ("" if parameter.default is parameter.empty else f" = {parameter.default!r}"))
+        factory = made.get(name, MISSING)
+        default = parameter.default if factory is MISSING else factory()
+        spoken = "lambda" if name == "lam" else name
+        lines.append(spoken + (f": {kind}" if kind else "") + ("" if default is parameter.empty else f" = {default!r}"))
     return "\n".join(lines)
 
 

@@ -5,8 +5,8 @@ With ``lambda`` the samples are also weighted by exp(lambda r): importance sampl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tropism.steering import smc
 from tropism.steering.base import Method
@@ -23,7 +23,7 @@ class BestOfN(Method):
     """particles: N. lam: ``lambda`` in a recipe. select: ``best``, ``all`` or ``one`` by weight. Any sampler will do."""
 
     particles: int = 4
-    lam: Any = 0.0
+    lam: float | Mapping[str, float] = 0.0
     select: str = "best"
 
     def __post_init__(self) -> None:
@@ -36,5 +36,5 @@ class BestOfN(Method):
 
 
 def at_least_one(particles: int) -> None:
-    if not 1 <= particles <= 1_000_000:
-        raise ValueError(f"particles: {particles}; expected 1 to 1000000")
+    if not isinstance(particles, int) or not 1 <= particles <= 1_000_000:
+        raise ValueError(f"particles: {particles!r}; expected 1 to 1000000")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tropism.steering import intermediate, smc
 from tropism.steering.base import Method
 from tropism.steering.best_of_n import at_least_one
+from tropism.steering.intermediate import Intermediate
 from tropism.steering.potentials import POTENTIALS
 from tropism.steering.resampling import RESAMPLERS
 from tropism.steering.schedule import Schedule
@@ -29,11 +30,11 @@ class Fk(Method):
     """
 
     particles: int = 4
-    lam: Any = field(default_factory=lambda: {"ess": 0.2})
+    lam: float | Mapping[str, float] = field(default_factory=lambda: {"ess": 0.2})
     potential: str = "difference"
     resampler: str = "systematic"
     schedule: Mapping[str, float] = field(default_factory=dict)
-    intermediate: Any = "predicted"
+    intermediate: str | Mapping[str, int] | Intermediate = "predicted"
     rising: float = 0.0
     select: str = "best"
     needs: ClassVar[frozenset[str]] = frozenset({"noise"})
@@ -70,7 +71,7 @@ class FkPaper(Fk):
     """The paper's settings for text to image: max, lambda 10, four particles, multinomial at 20, 40, 60 and 80 of 100 steps. The target is
     the paper's; the defects of its released code (a floor under the maximum, rewards one step stale) are not repeated."""
 
-    lam: Any = 10.0
+    lam: float | Mapping[str, float] = 10.0
     potential: str = "max"
     resampler: str = "multinomial"
     usual: ClassVar[Schedule] = Schedule(0.2, 0.8, 0.2, ess=1.0)

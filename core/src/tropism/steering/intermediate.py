@@ -5,7 +5,7 @@ The best potential is h(x) = log E[exp(lambda r(x0)) | x] / lambda. All of these
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,7 +76,7 @@ def read(given: Any) -> Intermediate:
     """From a recipe: ``predicted``, ``{samples: 4}`` or ``{lookahead: 3}``."""
     if given == "predicted":
         return Predicted()
-    if isinstance(given, dict) and len(given) == 1 and isinstance(next(iter(given.values())), int):
+    if isinstance(given, Mapping) and len(given) == 1 and isinstance(next(iter(given.values())), int):
         ((kind, count),) = given.items()
         if kind == "samples":
             return Several(count)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from tropism.errors import nearest
+from tropism.steering.strength import is_number
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Schedule:
         known = [field.name for field in fields(Schedule)]
         if unknown := next((key for key in given if key not in known), None):
             raise ValueError(f"schedule: unknown key '{unknown}'{nearest(unknown, known)}; expected {', '.join(known)}")
+        if odd := next((key for key, value in given.items() if not is_number(value)), None):
+            raise ValueError(f"schedule: {odd} {given[odd]!r}; expected a fraction of the steps")
         return Schedule(**{name: given.get(name, getattr(default, name)) for name in known})
 
     def __post_init__(self) -> None:

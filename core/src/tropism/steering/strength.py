@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,9 @@ class Strength:
     @staticmethod
     def read(given: Any, rising: float = 0.0) -> Strength:
         """From a recipe: ``2.0``, ``{ess: 0.5}`` or ``{ess: 0.5, most: 100}``."""
-        if isinstance(given, int | float) and not isinstance(given, bool):
+        if is_number(given):
             return Strength(number=float(given), rising=rising)
-        if isinstance(given, dict) and "ess" in given and set(given) <= {"ess", "most"}:
+        if isinstance(given, Mapping) and "ess" in given and set(given) <= {"ess", "most"} and all(map(is_number, given.values())):
             return Strength(ess=given["ess"], most=given.get("most"), rising=rising)
         raise ValueError(f"lambda: {given!r}; expected a number such as 2.0, or {{ess: 0.5}}")
 
@@ -62,6 +63,11 @@ class Strength:
         if self.rising == 0 or index == steps:
             return 1.0
         return min((1 + self.rising) ** index - 1, 1.0)
+
+
+def is_number(given: Any) -> bool:
+    """Whether what a recipe gives is a number."""
+    return isinstance(given, int | float) and not isinstance(given, bool)
 
 
 def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:

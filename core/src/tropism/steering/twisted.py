@@ -6,8 +6,9 @@ and a weight gets log p / tau at every step, also where nothing is resampled. DA
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tropism.steering.fk import Fk
 from tropism.steering.schedule import EVERY_STEP, Schedule
@@ -18,7 +19,7 @@ class Twisted(Fk):
     """Arguments as of ``fk``. A step is guided where the schedule looks at rewards: at every one unless told otherwise. lam: of the order
     of 1 / (the reward's spread); where it is too large, proposals overshoot, and the effective size says so."""
 
-    lam: Any = 1.0
+    lam: float | Mapping[str, float] = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"noise", "gradient"})
     usual: ClassVar[Schedule] = EVERY_STEP
     guided: ClassVar[bool] = True
