@@ -28,6 +28,7 @@ from diffusers import (
 )
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from transformers import T5GemmaConfig, T5GemmaEncoderModel, T5GemmaModuleConfig
 
 from tests.conformance import audio_ldm
@@ -209,11 +210,18 @@ def longcat() -> DiffusionPipeline:
 
 
 class FirstOrder(IPNDMScheduler):
-    """IPNDM without its memory of earlier steps, which is DDIM in v-prediction on alpha = cos, sigma = sin (its docs' "crash" schedule)."""
+    """IPNDM without its memory of earlier steps, which is DDIM in v-prediction on alpha = cos, sigma = sin (its docs' "crash" schedule).
+
+    The stock step finds x0 as (x - sigma eps) / alpha, which at its first level, alpha = 0, is 0 for any network; here it is
+    alpha x - sigma v.
+    """
 
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, return_dict: bool = True) -> Any:
-        self.ets = []
-        return super().step(model_output, timestep, sample, return_dict=return_dict)
+        now = 0 if self.step_index is None else self.step_index
+        alpha, sigma = self.alphas[now], self.betas[now]
+        x0, noise = alpha * sample - sigma * model_output, sigma * sample + alpha * model_output
+        self._step_index = now + 1
+        return SchedulerOutput(prev_sample=self.alphas[now + 1] * x0 + self.betas[now + 1] * noise)
 
 
 @built

@@ -14,21 +14,15 @@ from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.pipeline import PipelinePolicy, capture
 from tropism.policies.record import Watch
 from tropism.testing import condition
-from tropism.types import Item, Rollout
+from tropism.types import Item, Level, Rollout
 
 STEPS = 4
 LAYERS = torch.nn.Linear | torch.nn.Conv2d
 
 # Families that are refused, with the words of the reason. Whoever teaches the capture one of them takes its line away.
 REFUSED = {
-    "sd-inpaint-blend": "changes the state between its steps",
-    "sana-sprint": "the noise levels of SCMScheduler are not known",
-    "ltx-condition": "moves its state in another way",
-    "ltx-condition-i2v": "moves its state in another way",
-    "cosmos-2": "scales its state by",
     "cosmos": "a prediction that none of its modules computed",
     "ace-step": "do not combine into the prediction by a known rule",
-    "dance-diffusion": "the noise levels of FirstOrder are not known",
 }
 
 
@@ -67,15 +61,28 @@ def parity(policy: PipelinePolicy, family: Family, item: Item) -> float | None:
             policy.call.run([item], STEPS, policy.call.latent)
         stock = study.states(seen, seen.denoising())
         levels, cond = policy.schedule.levels(STEPS), policy.encode([item])
+        if "known" in cond:
+            cond["known"]["value"] = drawn(policy, stock, levels)
         x, distances = stock[0].float(), []
         for index, goal in enumerate(stock[1:]):
             x, _ = step(DDIM(0.0), policy, x, levels[index].expand(len(x)), levels[index + 1].expand(len(x)), cond)
             distances.append(float((x - goal).norm() / goal.norm()))
-        end = study.arranged(seen.steps[-1].after).float() / study.family.data
+        end = study.arranged(seen.steps[-1].after).float() / study.unit
         last = len(stock) - 1
         x, _ = step(DDIM(0.0), policy, x, levels[last].expand(len(x)), levels[last + 1].expand(len(x)), cond)
+        if "known" in cond:  # the pipeline puts it back once more, after what is seen of its scheduler
+            end = torch.where(cond["known"]["places"], x, end)
         distances.append(float((x - end).norm() / end.norm()))
     return max(distances)
+
+
+def drawn(policy: PipelinePolicy, states: list[torch.Tensor], levels: Level) -> torch.Tensor:
+    """The known part of a stock run, which draws it from its autoencoder's posterior; ours is that posterior's mode."""
+    assert policy.study.kept is not None
+    if policy.study.kept.clean:
+        return states[0].float()
+    (a, s), (b, r) = ((levels.alpha[k], levels.sigma[k]) for k in (1, 2))
+    return ((r * states[1] - s * states[2]) / (a * r - b * s)).float()
 
 
 def sampler(family: Family) -> Sampler:

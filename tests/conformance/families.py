@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tests.conformance import audio, image, other, video
+from tests.conformance import audio, image, other, variants_image, variants_video, video
 from tests.conformance.family import Family
 
 __all__ = ["FAMILIES", "Family"]
 
-FAMILIES: dict[str, Family] = {family.name: family for module in (image, video, audio, other) for family in module.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    family.name: family for module in (image, video, audio, other, variants_image, variants_video) for family in module.FAMILIES
+}

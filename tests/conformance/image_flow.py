@@ -44,15 +44,14 @@ def flow(shift: float) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
-@built
-def sd3() -> DiffusionPipeline:
-    """Release 3.5 medium: two CLIPs and a T5, the first block with a second attention, normalised queries and keys."""
+def sd3_pipeline(channels: int = 4, dual: tuple[int, ...] = (0,)) -> DiffusionPipeline:
+    """Two CLIPs and a T5; the blocks ``dual`` have a second attention; normalised queries and keys."""
     words, more = parts.clip_tokenizer(), parts.t5_tokenizer()
     network = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
@@ -60,13 +59,13 @@ def sd3() -> DiffusionPipeline:
         joint_attention_dim=2 * WIDTH,
         pooled_projection_dim=2 * WIDTH,
         pos_embed_max_size=8,
-        dual_attention_layers=(0,),
+        dual_attention_layers=dual,
         qk_norm="rms_norm",
     )
     return StableDiffusion3Pipeline(
         transformer=parts.fill(network),
         scheduler=flow(3.0),
-        vae=parts.kl(scaling=1.5305, shift=0.0609, quant=False),
+        vae=parts.kl(channels, scaling=1.5305, shift=0.0609, quant=False),
         text_encoder=parts.clip_text_projected(len(words)),
         tokenizer=words,
         text_encoder_2=parts.clip_text_projected(len(words)),
@@ -74,6 +73,12 @@ def sd3() -> DiffusionPipeline:
         text_encoder_3=parts.t5(len(more), 2 * WIDTH),
         tokenizer_3=more,
     )
+
+
+@built
+def sd3() -> DiffusionPipeline:
+    """Release 3.5 medium."""
+    return sd3_pipeline()
 
 
 def _sana(scheduler: SchedulerMixin, **settings: Any) -> dict[str, Any]:

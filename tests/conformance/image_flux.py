@@ -44,7 +44,7 @@ def dynamic() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(**DYNAMIC)
 
 
-def _flux(scheduler: FlowMatchEulerDiscreteScheduler, guided: bool, channels: int = PACKED) -> dict[str, Any]:
+def flux_parts(scheduler: FlowMatchEulerDiscreteScheduler, guided: bool, channels: int = PACKED) -> dict[str, Any]:
     """The parts of a FLUX.1; ``guided`` embeds the guidance scale, ``channels`` counts what is joined to x."""
     words, more = parts.clip_tokenizer(), parts.t5_tokenizer()
     network = FluxTransformer2DModel(
@@ -68,25 +68,25 @@ def _flux(scheduler: FlowMatchEulerDiscreteScheduler, guided: bool, channels: in
 
 @built
 def flux() -> DiffusionPipeline:
-    return FluxPipeline(**_flux(dynamic(), guided=True))
+    return FluxPipeline(**flux_parts(dynamic(), guided=True))
 
 
 @built
 def flux_schnell() -> DiffusionPipeline:
-    return FluxPipeline(**_flux(FlowMatchEulerDiscreteScheduler(shift=1.0), guided=False))
+    return FluxPipeline(**flux_parts(FlowMatchEulerDiscreteScheduler(shift=1.0), guided=False))
 
 
 @built
 def flux_fill() -> DiffusionPipeline:
     """Joined to x along channels: the packed latents of the masked image and the mask at full resolution."""
     mask = 4 * 2**2  # a packed patch covers 2x2 latents, each of 2x2 pixels
-    return FluxFillPipeline(**_flux(dynamic(), guided=True, channels=2 * PACKED + mask))
+    return FluxFillPipeline(**flux_parts(dynamic(), guided=True, channels=2 * PACKED + mask))
 
 
 @built
 def flux_kontext() -> DiffusionPipeline:
     """Joined to x along tokens: the packed latents of the reference image; their outputs are dropped."""
-    return FluxKontextPipeline(**_flux(dynamic(), guided=True))
+    return FluxKontextPipeline(**flux_parts(dynamic(), guided=True))
 
 
 @built

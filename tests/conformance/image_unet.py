@@ -56,7 +56,7 @@ def _unet(channels: int = 4, **settings: Any) -> UNet2DConditionModel:
     return parts.fill(UNet2DConditionModel(in_channels=channels, out_channels=4, **{**UNET, **BLOCKS, **settings}))
 
 
-def _components(scheduler: Any, channels: int = 4, **settings: Any) -> dict[str, Any]:
+def components(scheduler: Any, channels: int = 4, **settings: Any) -> dict[str, Any]:
     """All parts of a Stable Diffusion 1 or 2; ``settings`` change its U-Net."""
     words = parts.clip_tokenizer()
     return {
@@ -73,48 +73,48 @@ def _components(scheduler: Any, channels: int = 4, **settings: Any) -> dict[str,
 
 @built
 def stable_diffusion() -> DiffusionPipeline:
-    return StableDiffusionPipeline(**_components(PNDMScheduler(**PNDM)))
+    return StableDiffusionPipeline(**components(PNDMScheduler(**PNDM)))
 
 
 @built
 def stable_diffusion_2_v() -> DiffusionPipeline:
     """Release 2.1 at 768 pixels: v-prediction, linear projections, a number of heads per level."""
     scheduler = DDIMScheduler(**DDIM, prediction_type="v_prediction")
-    return StableDiffusionPipeline(**_components(scheduler, use_linear_projection=True, attention_head_dim=(2, 4)))
+    return StableDiffusionPipeline(**components(scheduler, use_linear_projection=True, attention_head_dim=(2, 4)))
 
 
 @built
 def sd_turbo() -> DiffusionPipeline:
-    return StableDiffusionPipeline(**_components(euler_trailing(), use_linear_projection=True, attention_head_dim=(2, 4)))
+    return StableDiffusionPipeline(**components(euler_trailing(), use_linear_projection=True, attention_head_dim=(2, 4)))
 
 
 @built
 def lcm() -> DiffusionPipeline:
-    return LatentConsistencyModelPipeline(**_components(LCMScheduler(**DDIM, original_inference_steps=50), time_cond_proj_dim=32))
+    return LatentConsistencyModelPipeline(**components(LCMScheduler(**DDIM, original_inference_steps=50), time_cond_proj_dim=32))
 
 
 @built
 def sd_inpaint() -> DiffusionPipeline:
     """Nine input channels: the noisy latents, the mask, the latents of the masked image."""
-    return StableDiffusionInpaintPipeline(**_components(PNDMScheduler(**PNDM), channels=9))
+    return StableDiffusionInpaintPipeline(**components(PNDMScheduler(**PNDM), channels=9))
 
 
 @built
 def sd_inpaint_blend() -> DiffusionPipeline:
     """Inpainting with an ordinary model: after each step what is outside the mask is put back, noised to the new level."""
-    return StableDiffusionInpaintPipeline(**_components(PNDMScheduler(**PNDM)))
+    return StableDiffusionInpaintPipeline(**components(PNDMScheduler(**PNDM)))
 
 
 @built
 def sd_img2img() -> DiffusionPipeline:
-    return StableDiffusionImg2ImgPipeline(**_components(PNDMScheduler(**PNDM)))
+    return StableDiffusionImg2ImgPipeline(**components(PNDMScheduler(**PNDM)))
 
 
 @built
 def instruct_pix2pix() -> DiffusionPipeline:
     """Three forwards a step: with text and image, with the image alone, with neither."""
     scheduler = EulerAncestralDiscreteScheduler(**BETAS, steps_offset=1)
-    return StableDiffusionInstructPix2PixPipeline(**_components(scheduler, channels=8))
+    return StableDiffusionInstructPix2PixPipeline(**components(scheduler, channels=8))
 
 
 @built
@@ -124,7 +124,7 @@ def controlnet() -> DiffusionPipeline:
         conditioning_embedding_out_channels=(8, 16),  # halves once, as the autoencoder does
         **{key: value for key, value in UNET.items() if key != "sample_size"},
     )
-    return StableDiffusionControlNetPipeline(**_components(PNDMScheduler(**PNDM)), controlnet=parts.fill(control))
+    return StableDiffusionControlNetPipeline(**components(PNDMScheduler(**PNDM)), controlnet=parts.fill(control))
 
 
 def _sdxl(scheduler: Any) -> DiffusionPipeline:
@@ -176,7 +176,13 @@ FAMILIES: list[Family] = [
     Family("lcm", lcm, {**SIZE, "guidance_scale": 8.5}, PROMPTS, "consistency"),
     Family("sd-inpaint", sd_inpaint, INPAINT, PROMPTS, "ddim", ddim, note="nine channels: latents, mask, masked image"),
     Family(
-        "sd-inpaint-blend", sd_inpaint_blend, INPAINT, PROMPTS, "ddim", ddim, note="the loop overwrites the unmasked half after each step"
+        "sd-inpaint-blend",
+        sd_inpaint_blend,
+        {**INPAINT, "strength": 0.8},
+        PROMPTS,
+        "ddim",
+        ddim,
+        note="the loop overwrites the unmasked half after each step",
     ),
     Family(
         "sd-img2img",

@@ -249,8 +249,8 @@ FAMILIES = [
     Family(
         "ltx-condition-i2v",
         ltx_condition,
-        {**SIZE, "image_cond_noise_scale": 0.0},
-        FRAMES,
+        {**SIZE, "image": FRAMES[0]["image"], "image_cond_noise_scale": 0.0},
+        PROMPTS,
         "ode",
         note="as ltx-condition; tokens of the first frame are at t = 0 and are put back after each step",
     ),

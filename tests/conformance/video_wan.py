@@ -72,26 +72,26 @@ def euler(shift: float) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
-def _texts() -> dict[str, Any]:
+def texts() -> dict[str, Any]:
     words = t5_tokenizer()
     return {"tokenizer": words, "text_encoder": umt5(len(words)), "vae": kl_wan()}
 
 
 @built
 def wan21() -> DiffusionPipeline:
-    return WanPipeline(**_texts(), transformer=transformer(), scheduler=unipc(3.0))
+    return WanPipeline(**texts(), transformer=transformer(), scheduler=unipc(3.0))
 
 
 @built
 def wan22() -> DiffusionPipeline:
     """Two experts: the first for t >= 0.875, the second below."""
-    return WanPipeline(**_texts(), transformer=transformer(), transformer_2=transformer(), scheduler=unipc(12.0), boundary_ratio=0.875)
+    return WanPipeline(**texts(), transformer=transformer(), transformer_2=transformer(), scheduler=unipc(12.0), boundary_ratio=0.875)
 
 
 @built
 def wan22_small() -> DiffusionPipeline:
     """Wan 2.2 5B from text: one timestep per token, all of them alike."""
-    return WanPipeline(**_texts(), transformer=transformer(), scheduler=unipc(5.0), expand_timesteps=True)
+    return WanPipeline(**texts(), transformer=transformer(), scheduler=unipc(5.0), expand_timesteps=True)
 
 
 def without_ftfy(module: types.ModuleType) -> None:
@@ -102,7 +102,7 @@ def without_ftfy(module: types.ModuleType) -> None:
 
 def _from_image(**parts: Any) -> WanImageToVideoPipeline:
     without_ftfy(pipeline_wan_i2v)
-    return WanImageToVideoPipeline(**_texts(), **parts)
+    return WanImageToVideoPipeline(**texts(), **parts)
 
 
 @built
@@ -139,7 +139,7 @@ def skyreels() -> DiffusionPipeline:
         num_layers=1,
         rope_max_seq_len=32,
     )
-    return SkyReelsV2Pipeline(**_texts(), transformer=fill(network), scheduler=unipc(8.0))
+    return SkyReelsV2Pipeline(**texts(), transformer=fill(network), scheduler=unipc(8.0))
 
 
 FAMILIES = [

@@ -19,7 +19,7 @@ KINDS = {"images": "image", "frames": "video", "audios": "audio", "audio_values"
 
 
 class PipelineCall:
-    """Calls one pipeline with fixed arguments, for batches of items. ``single``: it takes one item at a time.
+    """Calls one pipeline with fixed arguments, for batches of items. ``single``: it takes one item at a time. ``bare``: and no list of one.
 
     Raises PolicyError for arguments that it does not know or that are not free.
     """
@@ -32,7 +32,7 @@ class PipelineCall:
                 raise PolicyError(f"{type(pipe).__name__} takes no call argument '{name}'{nearest(name, set(self.parameters) - RESERVED)}")
         self.steps: int | None = fixed.get("num_inference_steps")
         self.fixed = {name: value for name, value in fixed.items() if name != "num_inference_steps"}
-        self.single, self.batch, self.kind = False, 0, "image"
+        self.single, self.bare, self.batch, self.kind = False, False, 0, "image"
         self.latent = "latent"
 
     def probes(self) -> list[Item]:
@@ -46,7 +46,8 @@ class PipelineCall:
     def probe(self, items: list[Item], steps: int) -> Recording:
         """A watched run on ``items``, or on the first alone where the pipeline takes one at a time. Raises CaptureRefused if it fails."""
         attempts: list[Exception] = []
-        for chosen in [items, items[:1]] if not self.batch else [items]:
+        forms = [(items, False), (items[:1], False), (items[:1], True)] if not self.batch else [(items, self.bare)]
+        for chosen, self.bare in forms:
             for self.latent in ("latent", "pt", "np"):
                 watch = Watch()
                 try:
@@ -71,8 +72,13 @@ class PipelineCall:
             self.run(items, steps, self.latent)
         return seen
 
-    def finish(self, items: list[Item], steps: int) -> torch.Tensor:
-        """Run to the end, with gradient if there is any, and take the finished media [B, ...]; pictures in [0, 1], channels first."""
+    def finish(self, items: list[Item], steps: int, open_mask: bool) -> torch.Tensor:
+        """Run to the end, with gradient if there is any, and take the finished media [B, ...]; pictures in [0, 1], channels first.
+
+        open_mask: everything is to be painted, so that the pipeline puts nothing of the items' pictures into the result.
+        """
+        if open_mask and "mask_image" in self.parameters:
+            items = [{**item, "mask_image": _everywhere({**self.fixed, **item}["mask_image"])} for item in items]
         refused: Exception | None = None
         for form in ("pt", "np"):
             try:
@@ -93,7 +99,7 @@ class PipelineCall:
             if missing:
                 raise PolicyError(f"an item has no '{name}', which the others have: {missing[0]}")
             values = [item[name] for item in items]
-            single = len(values) == 1 and name not in BATCHED
+            single = len(values) == 1 and (self.bare or name not in BATCHED)
             given[name] = values[0] if single else torch.stack(values) if isinstance(values[0], torch.Tensor) else values
         if "prompt" not in self.parameters and "batch_size" in self.parameters:
             given["batch_size"] = count
@@ -102,7 +108,18 @@ class PipelineCall:
 
     def _repeated(self, name: str, value: Any, count: int) -> Any:
         """A text of the call for each item; anything else as it is."""
+        if self.bare:
+            return value
         return [value] * count if isinstance(value, str) and name.startswith(("prompt", "negative_prompt")) else value
+
+
+def _everywhere(mask: Any) -> Any:
+    """A mask of the same form and size, all of which is to be painted."""
+    if isinstance(mask, list):
+        return [_everywhere(one) for one in mask]
+    if isinstance(mask, torch.Tensor):
+        return torch.ones_like(mask)
+    return np.ones_like(mask) if isinstance(mask, np.ndarray) else mask.convert("L").point(lambda _: 255)
 
 
 def _kind(result: Any) -> str:

@@ -21,10 +21,15 @@ class Rows:
     axis: int = 0
     fold: int = 1
     shared: bool = False  # no batch at all, but of a length that the item decides
+    parts: tuple[Rows, ...] = ()  # of each tensor of a list (an adapter's features of several sizes)
 
 
 def batch_axis(value: Any, alone: Any, batch: int, copies: int) -> Rows | None:
     """Where the batch is in an argument; None where it is the same whatever the batch."""
+    if _several(value, batch * copies):
+        others = alone if isinstance(alone, list | tuple) and len(alone) == len(value) else [None] * len(value)
+        parts = [batch_axis(part, other, batch, copies) for part, other in zip(value, others, strict=True)]
+        return Rows(parts=tuple(part for part in parts if part is not None)) if None not in parts else None
     if not isinstance(value, torch.Tensor | list) or (isinstance(value, torch.Tensor) and value.ndim == 0) or len(value) == 0:
         return None
     if batch == 1 or alone is None:  # a mask that is left out for one item says nothing
@@ -38,6 +43,13 @@ def batch_axis(value: Any, alone: Any, batch: int, copies: int) -> Rows | None:
         if alone.shape[axis] * batch == size and size % (batch * copies) == 0:
             return Rows(axis, size // (batch * copies))
     return None
+
+
+def _several(value: Any, rows: int) -> bool:
+    """Whether a list holds tensors that each have all rows, and not one tensor for each row."""
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(part, torch.Tensor) and part.ndim > 0 for part in value):
+        return False
+    return len(value) != rows or (len({part.shape[1:] for part in value}) > 1 and all(len(part) == rows for part in value))
 
 
 def other_axes(value: Any, rows: Rows) -> tuple[int, ...] | None:
@@ -56,6 +68,9 @@ def same(a: Any, b: Any) -> bool:
 
 def by_sample(value: Any, batch: int, copies: int, rows: Rows, what: str) -> Any:
     """[copies B fold, ...] -> [B, copies fold, ...]; a list of tensors becomes a padded one beside the lengths of its rows."""
+    if rows.parts:
+        parts = zip(value, rows.parts, strict=True)
+        return {f"part{index}": by_sample(part, batch, copies, inner, what) for index, (part, inner) in enumerate(parts)}
     if rows.shared:
         return value.expand(batch, 1, *value.shape)
     value, fold = (value.movedim(rows.axis, 0), rows.fold) if isinstance(value, torch.Tensor) else (value, rows.fold)
@@ -73,6 +88,8 @@ def by_sample(value: Any, batch: int, copies: int, rows: Rows, what: str) -> Any
 
 def stacked(value: Any, dtype: torch.dtype, rows: Rows) -> Any:
     """The inverse of :func:`by_sample`, in the network's type."""
+    if rows.parts:
+        return [stacked(value[f"part{index}"], dtype, inner) for index, inner in enumerate(rows.parts)]
     if isinstance(value, dict):
         inner = {key: stacked(tensor, dtype, rows) for key, tensor in value.items() if key != "natural"}
         if "length" in inner:

@@ -6,8 +6,9 @@ loop runs with its networks answered for, and the times that reach the scheduler
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,17 +23,18 @@ FLOW = {"flow_prediction", "flow"}
 
 @dataclass(frozen=True)
 class Family:
-    """What a scheduler's numbers mean. kind: ``diffusion`` (variance preserving once scaled), ``flow`` or ``edm`` (arXiv 2206.00364)."""
+    """What a scheduler's numbers mean.
+
+    kind: ``diffusion`` (variance preserving once scaled), ``trig`` (times are angles: x = cos x0 + sin eps), ``flow`` or ``edm`` (arXiv
+    2206.00364). factor: what a prediction given to the scheduler has to be multiplied by.
+    """
 
     kind: str
     parametrization: str
-    data: float = 1.0  # EDM's deviation of the data: states are in its units
+    data: float = 1.0  # deviation of the data in the scheduler's units
     inverted: bool = False  # times run from 0 at noise to 1 at the sample, and the prediction points the other way (Mochi)
-
-    @property
-    def sign(self) -> float:
-        """What a prediction given to the scheduler has to be multiplied by."""
-        return -1.0 if self.inverted else 1.0
+    factor: float = 1.0
+    flowing: bool = False  # the network is told a flow's state, its time being sigma, whatever the scheduler keeps (Sana-Sprint, Cosmos 2)
 
     def level(self, t: torch.Tensor, sigma: torch.Tensor) -> Level:
         """Levels at the scheduler's own noise levels: sigma of x0 + sigma eps, for a flow of (1 - sigma) x0 + sigma eps."""
@@ -41,24 +43,43 @@ class Family:
         if self.kind == "flow":
             return Level(t, 1 - sigma, sigma)
         ratio = sigma / self.data
-        alpha = 1 / (1 + ratio.square()).sqrt()
+        if self.flowing:
+            flow = torch.where(ratio.isinf(), torch.ones_like(ratio), ratio / (1 + ratio))
+            return Level(flow, 1 - flow.clamp(max=1), flow.clamp(max=1))  # the network's own time may be a hair beyond 1
+        alpha = torch.where(ratio < 0, -1.0, 1.0) / (1 + ratio.square()).sqrt()  # an angle may be a hair beyond a quarter turn
         return Level(t, alpha, torch.where(ratio.isinf(), torch.ones_like(ratio), ratio * alpha))
 
 
 def family(scheduler: Any) -> Family:
-    """The family of a diffusers scheduler. Raises CaptureRefused for one that is of none."""
+    """The family of a diffusers scheduler that has its steps set. Raises CaptureRefused for one that is of none."""
     name, config = type(scheduler).__name__, scheduler.config
-    predicts = config.get("prediction_type", "epsilon")
+    predicts, data = config.get("prediction_type", "epsilon"), float(config.get("sigma_data", 1.0))
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or predicts in FLOW:
-        return Family("flow", "flow", inverted=bool(config.get("invert_sigmas")))
+        if float(scheduler.sigmas.max()) > 1 + 1e-3:  # used for its Euler steps only, on x0 + sigma eps
+            return Family("diffusion", "epsilon", data)
+        inverted = bool(config.get("invert_sigmas"))
+        return Family("flow", "flow", inverted=inverted, factor=-1.0 if inverted else 1.0)
     if name.startswith(("EDM", "CosineDPM")):
         # What EDM calls epsilon is minus the velocity of the scaled process.
-        return Family("edm", "v_prediction" if predicts == "v_prediction" else "edm", float(config.get("sigma_data", 1.0)))
+        return Family("edm", "v_prediction" if predicts == "v_prediction" else "edm", data)
+    if _angles(scheduler) is not None:
+        return Family("trig", "v_prediction", data, factor=1 / data)
     if hasattr(scheduler, "alphas_cumprod"):
         if predicts not in ("epsilon", "sample", "v_prediction"):
             raise CaptureRefused(f"{name} predicts '{predicts}'; known are epsilon, sample, v_prediction and flow")
         return Family("diffusion", predicts)
-    raise CaptureRefused(f"the noise levels of {name} are not known; known are schedulers with alphas_cumprod, flow matching and EDM")
+    raise CaptureRefused(
+        f"the noise levels of {name} are not known; known are schedulers with alphas_cumprod, angles, flow matching and EDM"
+    )
+
+
+def turned(family: Family, scheduler: Any, record: StepRecord) -> Family:
+    """The family with its sign: some pipelines hand their flow's scheduler the prediction turned round (LTX's with conditions)."""
+    if family.kind != "flow" or record.x.shape != record.prediction.shape:
+        return family
+    onward = float(scheduler.sigmas[record.index + 1] - scheduler.sigmas[record.index])
+    moved = float(((record.after.double() - record.x.double()) * record.prediction.double()).sum())
+    return replace(family, factor=-family.factor) if moved * onward < 0 else family
 
 
 def levels(family: Family, seen: Recording) -> Level:
@@ -68,11 +89,35 @@ def levels(family: Family, seen: Recording) -> Level:
     used = [record for index, record in enumerate(seen.steps) if index == 0 or record.index > seen.steps[index - 1].index]
     t = torch.stack([record.t.reshape(()).float().cpu() for record in used])
     sigma = torch.cat([torch.stack([_sigma(scheduler, record) for record in used]), _end(scheduler)[None]])
-    return family.level(torch.cat([t, torch.zeros(1)]), sigma.float())
+    found = family.level(torch.cat([t, torch.zeros(1)]), sigma)
+    return Level(found.t.float(), found.alpha.float(), found.sigma.float())
+
+
+def gains(family: Family, seen: Recording, records: Sequence[StepRecord]) -> list[float]:
+    """The factor that makes each record's state, which its scheduler keeps in units of its own, a flow's or of unit deviation."""
+    found = []
+    for record in records:
+        ratio = float(_sigma(seen.scheduler, record)) / family.data
+        length = math.copysign((1 + ratio * ratio) ** 0.5, ratio)
+        own = family.data / length if family.kind == "trig" else family.data  # the scale of x0 in the scheduler's state
+        found.append(1 / (own * (1 + ratio)) if family.flowing else 1 / (own * length))
+    return found
+
+
+def _angles(scheduler: Any) -> torch.Tensor | None:
+    """The angles of a scheduler whose times are angles: TrigFlow's (arXiv 2410.11081), or in quarters of a turn (IPNDM)."""
+    if scheduler.config.get("prediction_type") == "trigflow":
+        return torch.as_tensor(scheduler.timesteps).double().cpu()
+    if hasattr(scheduler, "ets") and hasattr(scheduler, "betas") and not hasattr(scheduler, "alphas_cumprod"):
+        return torch.as_tensor(scheduler.timesteps).double().cpu() * torch.pi / 2
+    return None
 
 
 def _sigma(scheduler: Any, record: StepRecord) -> torch.Tensor:
-    table = getattr(scheduler, "sigmas", None)
+    """[] float64, the deviation of the noise beside x0 as the scheduler keeps it."""
+    table, angles = getattr(scheduler, "sigmas", None), _angles(scheduler)
+    if angles is not None:
+        return float(scheduler.config.get("sigma_data", 1.0)) * angles[record.index].tan()
     if isinstance(table, torch.Tensor) and len(table) >= len(scheduler.timesteps):
         return table[record.index].double().cpu().reshape(())
     bar: torch.Tensor = scheduler.alphas_cumprod.double().cpu()[record.t.long().cpu()]
@@ -123,22 +168,22 @@ class PipelineSchedule:
             bar = self.bar.to(u.device)[t]
             return Level(t.float(), bar.sqrt(), (1 - bar).sqrt())
         if self.family.kind == "flow":
-            return Flow().draw(u)
-        raise PolicyError("an EDM schedule has no table of training times; methods that draw them cannot train this pipeline yet")
+            level = Flow().draw(u)
+            return Level(1000 - level.t, level.alpha, level.sigma) if self.family.inverted else level
+        if self.family.flowing:
+            return Flow(scale=1.0).draw(u)
+        if self.family.kind == "trig":
+            angle = u * torch.pi / 2
+            return Level(u, angle.cos(), angle.sin())
+        raise PolicyError("this schedule has no table of training times; methods that draw them cannot train this pipeline yet")
 
     def boundary_weights(self, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
         return boundary_weights(level, self.boundary)
 
 
-def schedule(scheduler: Any, ask: Callable[[int], Level]) -> PipelineSchedule:
-    """The schedule of a pipeline's scheduler."""
-    found, config = family(scheduler), scheduler.config
-    bar = scheduler.alphas_cumprod.float().cpu() if found.kind == "diffusion" else None
+def schedule(family: Family, scheduler: Any, ask: Callable[[int], Level]) -> PipelineSchedule:
+    """The schedule of a pipeline whose scheduler is of a family."""
+    config = scheduler.config
+    bar = scheduler.alphas_cumprod.float().cpu() if hasattr(scheduler, "alphas_cumprod") and family.kind == "diffusion" else None
     consistency = "original_inference_steps" in config
-    return PipelineSchedule(found, ask, bar, (0.5, config.get("timestep_scaling", 10.0)) if consistency else None)
-
-
-def gains(family: Family, seen: Recording, records: Sequence[StepRecord]) -> list[float]:
-    """The factor by which a scheduler of scaled inputs shrinks the state before each record's call."""
-    sigma = [float(_sigma(seen.scheduler, record)) for record in records]
-    return [1 / (s * s + family.data**2) ** 0.5 for s in sigma]
+    return PipelineSchedule(family, ask, bar, (0.5, config.get("timestep_scaling", 10.0)) if consistency else None)

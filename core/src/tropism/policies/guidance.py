@@ -6,8 +6,8 @@ that change with the time, looked up by it, and guidance that is given the size 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -68,36 +68,54 @@ class Guidance:
 
 def tolerance(weights: torch.Tensor, dtype: torch.dtype) -> float:
     """The replay error that rounding may cause: guidance adds up rounding errors of half-precision outputs."""
-    return max(TOLERANCE, 2 * torch.finfo(dtype).eps * float(weights.abs().reshape(-1, weights.shape[-1]).sum(1).max()))
+    return max(TOLERANCE, 0.5 * torch.finfo(dtype).eps * float(weights.abs().reshape(-1, weights.shape[-1]).sum(1).max()))
+
+
+def fit_limit(dtype: torch.dtype) -> float:
+    """The error that a rule may have on the steps that it is learned from, where the pipeline computes in ``dtype``."""
+    return max(TOLERANCE, 4 * torch.finfo(dtype).eps)
 
 
 def learn(
     parts: Sequence[Sequence[torch.Tensor]], targets: Sequence[torch.Tensor], times: Sequence[torch.Tensor], limit: float
 ) -> Guidance:
-    """Guidance from the parts [n] x [B, ...] and the prediction [B, ...] of each record. Raises CaptureRefused where no rule fits."""
-    steady = _solve(torch.cat([_columns(p) for p in parts]), torch.cat([target.double().flatten() for target in targets]))
-    found = Guidance(_rounded(steady))
-    if error(found, parts, targets, times) < limit:
+    """Guidance from the parts [n] x [B, ...] and the prediction [B, ...] of each record: the first rule that is exact, or, where rounding
+    leaves none exact, the simplest that is nearly as good as the best. Raises CaptureRefused where no rule has an error below ``limit``."""
+    tried: list[tuple[float, Guidance]] = []
+    for found in _rules(parts, targets, times, limit):
+        tried.append((error(found, parts, targets, times), found))
+        if tried[-1][0] < TOLERANCE:
+            break
+    best = min(wrong for wrong, _ in tried)
+    if not best < limit:
+        raise CaptureRefused(
+            f"its denoiser's {len(parts[0])} outputs do not combine into the prediction by a known rule (error {best:.2g})"
+        )
+    wrong, found = tried[-1] if best < TOLERANCE else next(pair for pair in tried if pair[0] < 2 * best)
+    if limit == TOLERANCE:
         return found
+    short = replace(found, weights=(found.weights * 100).round() / 100)  # a scale that was typed, before half precision blurred it
+    return short if error(short, parts, targets, times) < 1.1 * wrong else found
+
+
+def _rules(
+    parts: Sequence[Sequence[torch.Tensor]], targets: Sequence[torch.Tensor], times: Sequence[torch.Tensor], limit: float
+) -> Iterator[Guidance]:
+    """The best of every kind, simplest first."""
+    yield Guidance(_rounded(_solve(torch.cat([_columns(p) for p in parts]), torch.cat([target.double().flatten() for target in targets]))))
     single = [_solve(_columns(p), target.double().flatten()) for p, target in zip(parts, targets, strict=True)]
-    by_time = Guidance(torch.stack(single).float(), torch.stack([t.reshape(()).float() for t in times]))
-    if error(by_time, parts, targets, times) < limit:
-        return by_time
+    yield Guidance(torch.stack(single).float(), torch.stack([t.reshape(()).float() for t in times]))
     for axis in [axis for axis in range(1, targets[0].ndim) if targets[0].shape[axis] <= FRAMES]:
         along = [
             _solve(torch.cat([_columns([p.select(axis, place) for p in part]) for part in parts]), _flat(targets, axis, place))
             for place in range(targets[0].shape[axis])
         ]
-        by_axis = Guidance(torch.stack(along).float(), axis=axis)
-        if error(by_axis, parts, targets, times) < limit:
-            return by_axis
+        yield Guidance(torch.stack(along).float(), axis=axis)
     for size, groups in (("vector", (-1,)), ("sample", ())):
         for like in range(len(parts[0])):
-            candidate = _resized(size, like, parts, targets, groups)  # type: ignore[arg-type]
-            if candidate is not None and error(candidate, parts, targets, times) < limit:
-                return candidate
-    best = min(error(found, parts, targets, times), error(by_time, parts, targets, times))
-    raise CaptureRefused(f"its denoiser's {len(parts[0])} outputs do not combine into the prediction by a known rule (error {best:.2g})")
+            candidate = _resized(size, like, parts, targets, groups, limit)  # type: ignore[arg-type]
+            if candidate is not None:
+                yield candidate
 
 
 def error(rule: Guidance, parts: Sequence[Sequence[torch.Tensor]], targets: Sequence[torch.Tensor], times: Sequence[torch.Tensor]) -> float:
@@ -142,7 +160,7 @@ def _resize(size: str, total: torch.Tensor, like: torch.Tensor, strength: float)
 
 
 def _resized(
-    size: Size, like: int, parts: Sequence[Sequence[torch.Tensor]], targets: Sequence[torch.Tensor], groups: tuple[Any, ...]
+    size: Size, like: int, parts: Sequence[Sequence[torch.Tensor]], targets: Sequence[torch.Tensor], groups: tuple[Any, ...], limit: float
 ) -> Guidance | None:
     """Weights up to a factor of each vector (or sample), which must then be that of the resizing."""
     ratios, strengths = [], []
@@ -162,7 +180,7 @@ def _resized(
             gain = part[like].double().std(axes) / mixed.std(axes)
             strengths.append(((total.to(gain.device) - 1) / (gain - 1)).mean())
     weights = torch.cat(ratios).median(0).values
-    if (torch.cat(ratios) - weights).abs().median() > 1e-3 * weights.abs().max():
+    if (torch.cat(ratios) - weights).abs().median() > limit * weights.abs().max():
         return None
     sign = 1.0
     if size == "vector":  # the resized prediction may also be turned round

@@ -22,7 +22,7 @@ from diffusers.utils import logging
 from tropism.diffusion.noise import Draw
 from tropism.engine import default_device
 from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
-from tropism.policies import grid
+from tropism.policies import blend, grid
 from tropism.policies.call import BATCHED, PipelineCall
 from tropism.policies.embedding import Embedding
 from tropism.policies.record import Call, Watch
@@ -45,7 +45,7 @@ class PipelinePolicy:
         self.phases, self.shape, self.replay_error = self.study.phases, self.study.shape, self.study.replay_error
         self.emits = frozenset({self.call.kind})
         self.modules = tuple(dict.fromkeys(rule.module for phase in self.phases for rule in phase.rules if not rule.helps))
-        self.schedule = grid.schedule(pipe.scheduler, functools.cache(self.study.levels))
+        self.schedule = grid.schedule(self.study.family, pipe.scheduler, functools.cache(self.study.levels))
         config = pipe.scheduler.config
         clipped = config.get("clip_sample", False) and self.schedule.parametrization == "sample"
         self.clip: float | None = config.get("clip_sample_range", 1.0) if clipped else None  # what is predicted is what is clipped
@@ -83,6 +83,10 @@ class PipelinePolicy:
         return self._encode(items)
 
     def predict(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
+        made = self._of_networks(x, level, cond)
+        return made if "known" not in cond else blend.applied(made, x, level, cond["known"], self.schedule.parametrization)
+
+    def _of_networks(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
         groups = self._groups(level.t, cond)
         if len(groups) == 1:
             return self._predict(groups[0][0], x, level.t, cond)
@@ -94,11 +98,10 @@ class PipelinePolicy:
 
     def noise(self, draw: Draw, level: Level, cond: Tree) -> torch.Tensor:
         fresh = draw(self.shape)
-        if not self.study.noised:
-            return fresh * self.study.gain
-        level, start = level.to(fresh.device), cond["start"].to(fresh)
-        begun: torch.Tensor = level.alpha * start + level.sigma * fresh
-        return begun
+        level, begun = level.to(fresh.device), fresh * self.study.gain
+        if self.study.noised:
+            begun = level.alpha * cond["start"].to(fresh) + level.sigma * fresh
+        return begun if "known" not in cond else blend.begun(begun, fresh, level, cond["known"])
 
     def decode(self, x0: torch.Tensor) -> dict[str, torch.Tensor]:
         """Let the pipeline finish: its loop runs with its networks answered for, and ends in ``x0``. Differentiable where it is."""
@@ -108,7 +111,7 @@ class PipelinePolicy:
         memory = self.memory.setdefault((len(x0), x0.device), {})
         items = [self.study.items[0]] * len(x0)
         with self.resting.awake(), Watch(self.study.answers, ending=self.study.ending(x0), memory=memory)(self.pipe):
-            return {self.call.kind: self.call.finish(items, PROBE_STEPS[0])}
+            return {self.call.kind: self.call.finish(items, PROBE_STEPS[0], open_mask=self.study.kept is not None)}
 
     @property
     def uneven(self) -> bool:
@@ -163,6 +166,8 @@ class PipelinePolicy:
             number = self.study.known[float(record.t)]
             for name, rule, call in zip(self._names(number), self.phases[number].rules, record.calls, strict=True):
                 found.setdefault(name, rule.conditions_of(call, len(items)))
+        if self.study.kept is not None:
+            found["known"] = self.study.known_part(items)
         if self.study.noised:
             with constant_noise(0.0):
                 seen, records = self.study.look(items, 3)

@@ -112,6 +112,8 @@ class Watch:
         @functools.wraps(forward)
         def spy(*args: Any, **kwargs: Any) -> Any:
             arguments = named(signature, args, kwargs)
+            # Before the call, for some networks empty the lists that they are given. A run that only has to end somewhere teaches nothing.
+            given = detached(arguments) if self.ending is None else {}
             before = not recording.begun and name not in self.answers
             if before and replay and name in (self.memory or {}):
                 told[name] = told.get(name, -1) + 1
@@ -122,9 +124,9 @@ class Watch:
                 output = forward(*args, **kwargs)
                 if before and self.memory is not None and not replay:
                     self.memory.setdefault(name, []).append(output)
-            if self.ending is None:  # a run that only has to end somewhere teaches nothing, so nothing of it is copied
+            if self.ending is None:
                 processors = dict(getattr(module, "attn_processors", {}))
-                recording.pending.append(Call(name, detached(arguments), detached(output), processors))
+                recording.pending.append(Call(name, given, detached(output), processors))
             return output
 
         return spy
@@ -211,15 +213,15 @@ def rows(arguments: Arguments) -> int:
 
 
 def answer(like: Call, arguments: Arguments) -> Any:
-    """Noise in the form of an earlier output, for as many rows as this call has."""
+    """Noise in the form of an earlier output, for as many rows as this call has; noise also where ``torch.randn`` is held constant."""
     before, now = rows(like.arguments), rows(arguments)
 
     def fresh(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.randn(len(tensor) * now // before, *tensor.shape[1:]).to(tensor)
+        return torch.empty(len(tensor) * now // before, *tensor.shape[1:]).normal_().to(tensor)
 
     def form(value: Any) -> Any:
         if type(value) is list and len(value) == before and all(isinstance(row, torch.Tensor) for row in value):  # one for each row
-            return [torch.randn(value[0].shape).to(value[0]) for _ in range(now)]
+            return [torch.empty(value[0].shape).normal_().to(value[0]) for _ in range(now)]
         if type(value) in (list, tuple):
             return type(value)(form(inner) for inner in value)
         if is_dataclass(value) and isinstance(value, dict):

@@ -1,59 +1,31 @@
-"""What is learned from watching a pipeline: its phases, with the role of every argument, and how its states look.
-
-A pipeline may change its ways on the way (two networks with a boundary between them, guidance only for a while): each stretch of the time
-in which it calls the same modules in the same way is a phase and is learned by itself.
-"""
+"""What is learned from watching a pipeline: its phases, with the role of every argument, and how its states look."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from tropism.diffusion.schedules import like, split
 from tropism.errors import CaptureRefused, PolicyError
-from tropism.policies import attention, grid, guidance, layout, roles
+from tropism.policies import attention, blend, grid, guidance, layout, roles
 from tropism.policies.call import PipelineCall
-from tropism.policies.record import Recording, StepRecord, Watch, rows, tensors_of
+from tropism.policies.phases import Phase, Signature, network_dtype, scaled_batch, signature, stretches
+from tropism.policies.record import Recording, StepRecord, Watch, tensors_of
 from tropism.types import Level, Tree
 
 PROBE_STEPS = (4, 8, 16, 32)  # more where a pipeline changes its ways in between and each way has to be seen three times
-Signature = tuple[tuple[str, int], ...]  # the modules of a step with the rows that each works on
-
-
-@dataclass
-class Phase:
-    """A stretch of the time in which a pipeline calls the same modules in the same way."""
-
-    rules: list[roles.CallRule]
-    guidance: guidance.Guidance
-    signature: Signature
-    order: layout.Order | None = None
-
-    def run(self, pipe: Any, x: torch.Tensor, t: torch.Tensor, conditions: Sequence[Tree]) -> torch.Tensor:
-        """The prediction [B, ...] float32 for states x [B, ...] at times t [B]; ``conditions``: one tree for each call."""
-        outputs: list[Any] = []
-        for rule, cond in zip(self.rules, conditions, strict=True):
-            network = getattr(pipe, rule.module)
-            dtype = _dtype(network)
-            with attention.of(network, rule.processors):
-                outputs.append(network(**rule.keywords(x, t, rule.trimmed(cond), dtype, outputs)))
-        return self.guidance.combine(self.parts(outputs), t)
-
-    def parts(self, outputs: Sequence[Any]) -> list[torch.Tensor]:
-        """The guidance copies in the outputs of a step's calls, zero where the network's input is not the state."""
-        found = [part for rule, output in zip(self.rules, outputs, strict=True) for part in rule.parts(output)]
-        return found if self.order is None else [self.order.only_state(part) for part in found]
 
 
 class Study:
     """Everything learned about one pipeline. Raises CaptureRefused with the reason where it cannot be understood.
 
-    family, scaled, order, copies: how the scheduler's state becomes the network's. known: the phase at every time that was seen.
+    family, scaled, order, copies: how the scheduler's state becomes the network's. known: the phase at every time that was seen. kept: what
+    the pipeline puts back into its state after every step, None for nothing.
     one_by_one: conditions of an item would differ beside other items. replay_error: the relative error at the steps kept for checking.
     """
 
@@ -61,49 +33,56 @@ class Study:
         self.pipe, self.call, self.items = pipe, call, call.probes()
         seen, records = self._probe()
         batch = len(self.items)
-        self.family = grid.family(pipe.scheduler)
+        self.family = grid.turned(grid.family(seen.scheduler), seen.scheduler, records[0])
         self.copies = _state_copies(records[0].x, batch)  # some pipelines stack the state itself for guidance
         self.order = self._find_order(records)
-        self.kept = torch.Size((len(records[0].x) // self.copies // batch, *records[0].x.shape[1:]))  # one sample's, in the scheduler
+        self.sample = torch.Size((len(records[0].x) // self.copies // batch, *records[0].x.shape[1:]))  # one sample's, in the scheduler
         self.scaled = self._is_scaled(seen, records)
+        self._tell(seen, records)
         states = self.states(seen, records)
+        self.kept = self._find_kept(seen, records)
         self.shape = tuple(states[0].shape[1:])
         self.answers = {call.module: call for record in records for call in record.calls}
         self.phases: list[Phase] = []
         self.replay_error = 0.0
         alone = self._alone(len(records))
-        for signature, chosen in _phases(records).items():
+        targets = self.targets(seen, records, states)
+        for ways, chosen in stretches(records).items():
             first = alone[chosen[0]] if alone else None
-            self.phases.append(self._learn(signature, [records[i] for i in chosen], [states[i] for i in chosen], first))
+            picked = ([records[i] for i in chosen], [states[i] for i in chosen], [targets[i] for i in chosen])
+            self.phases.append(self._learn(ways, *picked, first))
         self._check_steps(seen, records, states)
         self.one_by_one = call.single or self._depends_on_neighbours(records, alone)
         self.known: dict[float, int] = {}
         self.remember(records)
         self.gain, self.noised = self._beginning()
+        end = float(grid.levels(self.family, seen).alpha[-1]) if self.family.flowing else 1.0
+        self.unit = self.family.data / end  # one of ours in the scheduler's units, where sampling ends
 
     def look(self, items: list[Any], steps: int) -> tuple[Recording, list[StepRecord]]:
         """A run of the pipeline's loop that costs no network, its phases remembered."""
         with torch.no_grad():
             seen = self.call.watched(Watch(self.answers), items, steps)
         records = seen.denoising(self.answers)
+        self._tell(seen, records)
         self.remember(records)
         return seen, records
 
     def levels(self, steps: int) -> Level:
         """The pipeline's own noise levels [steps+1]."""
         seen, records = self.look(self.items, steps)
-        self._weigh(records)
+        self._weigh(seen, records)
         return grid.levels(self.family, seen)
 
     def arranged(self, tensor: torch.Tensor) -> torch.Tensor:
         """A state or a prediction of the scheduler [B, ...], once and in the network's order."""
         once = tensor.chunk(self.copies)[0]
-        return once if self.order is None else self.order.network(once, len(once) // self.kept[0])
+        return once if self.order is None else self.order.network(once, len(once) // self.sample[0])
 
     def ending(self, x0: torch.Tensor) -> torch.Tensor:
         """The inverse for finished samples [B, ...]: what the scheduler's last step returns."""
-        x0 = x0 * self.family.data
-        return torch.cat([x0 if self.order is None else self.order.scheduler(x0, self.kept)] * self.copies)
+        x0 = x0 * self.unit
+        return torch.cat([x0 if self.order is None else self.order.scheduler(x0, self.sample)] * self.copies)
 
     def _probe(self) -> tuple[Recording, list[StepRecord]]:
         """A watched run in which every phase shows at least three steps."""
@@ -117,12 +96,9 @@ class Study:
                 raise CaptureRefused(f"{name} took {len(records)} denoising steps of {steps}; at least 3 are needed")
             if any(not record.calls for record in records):
                 raise CaptureRefused(f"{name} hands its scheduler a prediction that none of its modules computed")
-            for before, record in itertools.pairwise(records):
-                if before.after.shape == record.x.shape and guidance.relative(record.x.float(), before.after) > 1e-3:
-                    raise CaptureRefused(f"{name} changes the state between its steps (it blends in a known part); that is not covered")
-            if all(len(chosen) >= 3 for chosen in _phases(records).values()):
+            if all(len(chosen) >= 3 for chosen in stretches(records).values()):
                 return seen, records
-        seldom = [signature for signature, chosen in _phases(records).items() if len(chosen) < 3]
+        seldom = [ways for ways, chosen in stretches(records).items() if len(chosen) < 3]
         raise CaptureRefused(f"{name} calls {seldom[0]} in fewer than 3 of {steps} steps; too few to learn from")
 
     def _find_order(self, records: Sequence[StepRecord]) -> layout.Order | None:
@@ -136,7 +112,7 @@ class Study:
         return next((order for order in found if order is not None), None)
 
     def _is_scaled(self, seen: Recording, records: Sequence[StepRecord]) -> bool:
-        """Whether the state reaches the network scaled to unit variance. Raises CaptureRefused for any other factor."""
+        """Whether the state reaches the network scaled to unit variance, or to a flow's. Raises CaptureRefused for any other factor."""
         states = [self.arranged(record.x) for record in records]
         first = [record.calls[0].arguments for record in records]
         for name in first[0]:
@@ -148,12 +124,15 @@ class Study:
             factors = found[1]
             if all(abs(factor - 1) < 1e-2 for factor in factors):
                 return False
-            expected = grid.gains(self.family, seen, records)
-            if all(abs(factor - gain) < 1e-2 * gain for factor, gain in zip(factors, expected, strict=True)):
-                return True
+            for family in (self.family, replace(self.family, flowing=True, parametrization="flow")):
+                expected = grid.gains(family, seen, records)
+                if all(abs(factor - gain) < 1e-2 * gain for factor, gain in zip(factors, expected, strict=True)):
+                    self.family = family
+                    return True
+            units = grid.gains(replace(self.family, flowing=False), seen, records)
             raise CaptureRefused(
                 f"{type(self.pipe).__name__} scales its state by {', '.join(f'{f:.3g}' for f in factors)} before the network; "
-                f"expected 1 or {', '.join(f'{g:.3g}' for g in expected)}"
+                f"expected 1, {', '.join(f'{g:.3g}' for g in units)} or {', '.join(f'{g:.3g}' for g in expected)}"
             )
         return False
 
@@ -163,6 +142,44 @@ class Study:
         if not self.scaled:
             return own
         return [gain * x for gain, x in zip(grid.gains(self.family, seen, records), own, strict=True)]
+
+    def targets(self, seen: Recording, records: Sequence[StepRecord], states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The predictions [B, ...] of the records, for states that the network is told."""
+        own = [_cut(self.family.factor * self.arranged(r.prediction), x) for r, x in zip(records, states, strict=True)]
+        if not self.family.flowing:
+            return own
+        plain = grid.family(seen.scheduler)
+        level, gains = grid.levels(plain, seen), grid.gains(plain, seen, records)
+        made = []
+        for index, (prediction, record, gain) in enumerate(zip(own, records, gains, strict=True)):
+            x, at = gain * self.arranged(record.x), level[index].to(prediction.device).expand(len(prediction))
+            x0, noise = split(prediction, x, at, plain.parametrization)
+            made.append(noise - x0)
+        return made
+
+    def known_part(self, items: list[Any]) -> Tree:
+        """The condition that says what the pipeline puts back for these items: ``places`` and ``value`` [B, ...]."""
+        seen, records = self.look(items, PROBE_STEPS[0])
+        found = self._find_kept(seen, records)
+        with constant_noise(0.0):
+            quiet, told = self.look(items, PROBE_STEPS[0])
+        if found is None:
+            raise PolicyError(f"{type(self.pipe).__name__} puts nothing back for {items[0]}; with what it was captured with it did")
+        last = self.states(quiet, told)[-1]
+        if found.clean and guidance.relative(last[:1][found.places[:1]].float(), self.put_back) > 1e-3:
+            raise PolicyError(f"{type(self.pipe).__name__} puts other frames back for {items[0]}; give them in the call, for all items")
+        return found.known(last, grid.levels(self.family, quiet)[len(told) - 1])
+
+    def _tell(self, seen: Recording, records: Sequence[StepRecord]) -> None:
+        """A network that is told a flow's state is told a flow's time, whatever its scheduler's times are."""
+        if self.family.flowing:
+            for record, t in zip(records, grid.levels(self.family, seen).t, strict=False):
+                record.t = t
+
+    def _find_kept(self, seen: Recording, records: Sequence[StepRecord]) -> blend.Kept | None:
+        states = [self.arranged(record.x) for record in records]
+        after = [self.arranged(record.after) for record in records[:-1]]
+        return blend.kept(states, after, self.order.free.reshape(self.order.shape) if self.order is not None else None)
 
     def _alone(self, count: int) -> list[StepRecord]:
         """The same steps for one item only (another one where the pipeline takes one at a time), the networks answered for."""
@@ -174,7 +191,7 @@ class Study:
     def _depends_on_neighbours(self, records: Sequence[StepRecord], alone: Sequence[StepRecord]) -> bool:
         """Whether an item's conditions are different beside another one, as where texts are padded to the longest of a batch."""
         for phase in self.phases if alone else []:
-            index = next(i for i, record in enumerate(records) if _signature(record) == phase.signature)
+            index = next(i for i, record in enumerate(records) if signature(record) == phase.signature)
             for rule, together, single in zip(phase.rules, records[index].calls, alone[index].calls, strict=True):
                 if rule.varying:
                     return True
@@ -186,20 +203,25 @@ class Study:
                         return True
         return False
 
-    def _learn(self, signature: Signature, records: list[StepRecord], states: list[torch.Tensor], alone: StepRecord | None) -> Phase:
+    def _learn(
+        self,
+        ways: Signature,
+        records: list[StepRecord],
+        states: list[torch.Tensor],
+        targets: list[torch.Tensor],
+        alone: StepRecord | None,
+    ) -> Phase:
         """Learn from all steps but the last, and replay that one. Raises CaptureRefused where it does not fit."""
         name = type(self.pipe).__name__
         rules = roles.learn(records[:-1], states[:-1], alone)
         rules = [attention.seen_with(self.pipe, rule, call) for rule, call in zip(rules, records[0].calls, strict=True)]
-        targets = [self.family.sign * self.arranged(record.prediction) for record in records]
-        targets = [_cut(target, state) for target, state in zip(targets, states, strict=True)]
         options = [roles.readings(rule, call, states[0]) for rule, call in zip(rules, records[0].calls, strict=True)]
-        dtype = _dtype(getattr(self.pipe, rules[0].module))
+        dtype = network_dtype(getattr(self.pipe, rules[0].module))
         reasons: list[CaptureRefused] = []
         for choice in itertools.product(*options):
-            phase = Phase(list(choice), guidance.Guidance(torch.ones(1)), signature, self.order)
+            phase = Phase(list(choice), guidance.Guidance(torch.ones(1)), ways, self.order)
             parts = [phase.parts([call.output for call in record.calls]) for record in records]
-            limit = max(guidance.TOLERANCE, 16 * torch.finfo(dtype).eps)
+            limit = guidance.fit_limit(dtype)
             try:
                 learned = guidance.learn(parts[:-1], targets[:-1], [record.t for record in records[:-1]], limit)
             except CaptureRefused as reason:
@@ -223,13 +245,13 @@ class Study:
         """Where the scheduler's step is known exactly, that of the levels and parametrization read off it has to be the same."""
         if not _first_order(self.pipe.scheduler):
             return
-        levels = grid.levels(self.family, seen)
-        for index, (record, x, x_next) in enumerate(zip(records, states, states[1:], strict=False)):
-            output = _cut(self.family.sign * self.arranged(record.prediction), x)
+        levels, targets = grid.levels(self.family, seen), self.targets(seen, records, states)
+        for index, (output, x, x_next) in enumerate(zip(targets, states, states[1:], strict=False)):
             device = x.device
             now, then = levels[index].to(device).expand(len(x)), levels[index + 1].to(device).expand(len(x))
             x0, noise = split(output, x, now, self.family.parametrization)
             made = like(then.alpha, x0) * x0 + like(then.sigma, x0) * noise
+            made = made if self.kept is None else torch.where(self.kept.places, x_next.float(), made)
             if guidance.relative(made, x_next) > 1e-2:
                 raise CaptureRefused(
                     f"{type(self.pipe).__name__} moves its state in another way than its {type(self.pipe.scheduler).__name__} says "
@@ -244,28 +266,38 @@ class Study:
         return guidance.relative(made, target)
 
     def remember(self, records: Sequence[StepRecord]) -> None:
-        for signature, chosen in _phases(records).items():
-            number = next((n for n, phase in enumerate(self.phases) if phase.signature == signature), None)
+        for ways, chosen in stretches(records).items():
+            number = next((n for n, phase in enumerate(self.phases) if phase.signature == ways), None)
             if number is None:
-                number = _scaled_batch(signature, [phase.signature for phase in self.phases])
+                number = scaled_batch(ways, [phase.signature for phase in self.phases])
             self.known.update({float(records[index].t): number for index in chosen})
 
-    def _weigh(self, records: Sequence[StepRecord]) -> None:
+    def _weigh(self, seen: Recording, records: Sequence[StepRecord]) -> None:
         """Where guidance changes with the time, learn it at these steps' times."""
+        if all(phase.guidance.times is None for phase in self.phases):
+            return
+        targets = self.targets(seen, records, self.states(seen, records))
         for number, phase in enumerate(self.phases):
             if phase.guidance.times is None:
                 continue
-            chosen = [record for record in records if self.known[float(record.t)] == number]
-            parts = [phase.parts([call.output for call in record.calls]) for record in chosen]
-            targets = [_cut(self.family.sign * self.arranged(record.prediction), parts[0][0]) for record in chosen]
-            phase.guidance = guidance.learn(parts, targets, [record.t for record in chosen], guidance.TOLERANCE)
+            chosen = [i for i, record in enumerate(records) if self.known[float(record.t)] == number]
+            parts = [phase.parts([call.output for call in records[i].calls]) for i in chosen]
+            goals, times = [targets[i] for i in chosen], [records[i].t for i in chosen]
+            phase.guidance = guidance.learn(
+                parts, goals, times, guidance.fit_limit(network_dtype(getattr(self.pipe, phase.rules[0].module)))
+            )
 
     def _beginning(self) -> tuple[float, bool]:
         """(factor on the first noise, whether there is more in the first state than noise)."""
-        first = []
+        runs = []
         for value in (0.0, 1.0):
             with constant_noise(value):
-                first.append(self.states(*self.look(self.items, PROBE_STEPS[0]))[0].float())
+                seen, records = self.look(self.items, PROBE_STEPS[0])
+                runs.append(self.states(seen, records))
+        if self.kept is not None:
+            self.put_back = runs[0][-1][:1][self.kept.places[:1]].float()
+            blend.check(self.kept, runs, grid.levels(self.family, seen), type(self.pipe).__name__)
+        first = [states[0].float() if self.kept is None else states[0][~self.kept.places].float() for states in runs]
         return float((first[1] - first[0]).mean()), bool(first[0].abs().max() > 1e-6)
 
 
@@ -282,34 +314,6 @@ def constant_noise(value: float) -> Iterator[None]:
         yield
     finally:
         torch.randn = original
-
-
-def _phases(records: Sequence[StepRecord]) -> dict[Signature, list[int]]:
-    """Steps by what they call: modules and rows."""
-    found: dict[Signature, list[int]] = {}
-    for index, record in enumerate(records):
-        found.setdefault(_signature(record), []).append(index)
-    return found
-
-
-def _signature(record: StepRecord) -> Signature:
-    return tuple((call.module, rows(call.arguments)) for call in record.calls)
-
-
-def _scaled_batch(signature: Signature, known: Sequence[Signature]) -> int:
-    """Which known phase a signature is, at another batch size. Raises PolicyError if it is none."""
-    for number, other in enumerate(known):
-        if [module for module, _ in signature] == [module for module, _ in other]:
-            ratios = {now / then for (_, now), (_, then) in zip(signature, other, strict=True)}
-            if len(ratios) == 1:
-                return number
-    raise PolicyError(f"the pipeline calls {signature}, which it did not do when it was captured")
-
-
-def _dtype(network: Any) -> torch.dtype:
-    """The type that a network computes in; its first parameter may be one that is kept in float32."""
-    found: torch.dtype = network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
-    return found
 
 
 def _first_order(scheduler: Any) -> bool:
