@@ -53,9 +53,12 @@ def narrow(mean: float) -> Estimate:
 )
 def test_an_alarm_needs_a_trained_reward_better_and_a_watched_one_worse(weight, trained, watched, alarm):
     before, after = {"t": narrow(0), "w": narrow(0)}, {"t": narrow(trained), "w": narrow(watched)}
-    found = alarms([("t", weight)], ["w", "absent"], before, after)
+    found = alarms([("t", weight)], [("w", 1.0), ("absent", 1.0)], before, after)
     assert bool(found) == alarm
     assert not alarm or found[0].startswith("t improved while w fell from 0 to -1")
+    turned = alarms([("t", weight)], [("w", -1.0)], before, {**after, "w": narrow(-watched)})
+    assert bool(turned) == alarm, "where lower is better, rising is worse"
+    assert not alarm or turned[0].startswith("t improved while w rose from 0 to 1")
 
 
 def test_the_distance_to_the_base_is_the_root_mean_square_difference():

@@ -67,17 +67,22 @@ def measure(samples: Rollout, base: Rollout, evaluators: Iterable[Evaluator]) ->
 
 
 def alarms(
-    trained: Iterable[tuple[str, float]], watched: Iterable[str], before: dict[str, Estimate], after: dict[str, Estimate]
+    trained: Iterable[tuple[str, float]], watched: Iterable[tuple[str, float]], before: dict[str, Estimate], after: dict[str, Estimate]
 ) -> list[str]:
     """Signs that the reward is being hacked: a trained reward is better than before beyond its interval, a watched one worse beyond its.
 
-    ``trained`` are names with their weights; ``watched`` are rewards, higher is better, and ``diversity``.
+    Both are names with weights, of which only the sign counts: a negative one says that lower is better.
     """
-    improved = [
-        name for name, weight in trained if (after[name].low > before[name].high if weight > 0 else after[name].high < before[name].low)
-    ]
+
+    def moved(name: str, weight: float) -> float:
+        """1 for better beyond both intervals, -1 for worse, else 0."""
+        change = float(after[name].low > before[name].high) - float(after[name].high < before[name].low)
+        return change if weight > 0 else -change
+
+    improved = [name for name, weight in trained if moved(name, weight) > 0]
     return [
-        f"{', '.join(improved)} improved while {name} fell from {before[name].mean:.4g} to {after[name].mean:.4g}, beyond both intervals"
-        for name in watched
-        if improved and name in before and name in after and after[name].high < before[name].low
+        f"{', '.join(improved)} improved while {name} {'fell' if weight > 0 else 'rose'} from {before[name].mean:.4g} to "
+        f"{after[name].mean:.4g}, beyond both intervals"
+        for name, weight in watched
+        if improved and name in before and name in after and moved(name, weight) < 0
     ]

@@ -174,8 +174,9 @@ class Run:
             weights = {part.name: part.weight for part in self.combined.parts}
             if self.evaluations:
                 before = {name: Estimate(*values) for name, values in self.evaluations[0][1].items()}
-                names = [*self.watched, *(name for name in found if name.endswith("diversity"))]
-                self.alarms.extend({"step": self.step, "text": text} for text in alarms(weights.items(), names, before, found))
+                signs = {name: 1.0 for name in found if name.endswith("diversity")}
+                signs |= {part.use: -1.0 if part.better == "lower" else 1.0 for part in self.recipe.evaluate.rewards}
+                self.alarms.extend({"step": self.step, "text": text} for text in alarms(weights.items(), signs.items(), before, found))
             self.evaluations.append((self.step, {name: estimate.as_list() for name, estimate in found.items()}))
             self.guard.remember(self.step, gathered(self.trainable.state_dict(), self.recipe.guard is not None), self.evaluations)
             folder = Path(self.processes.from_main(lambda: str(save_samples(self, samples, self.recipe.evaluate.show))))

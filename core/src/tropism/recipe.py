@@ -55,6 +55,12 @@ class RewardPart(Part):
     normalise: Literal["none", "batch", "group", "running"] = "none"
 
 
+class WatchedPart(Part):
+    """A reward that is evaluated and not trained on. better: which way is good, so that an alarm knows when it gets worse."""
+
+    better: Literal["higher", "lower"] = "higher"
+
+
 class OfflinePart(Part):
     """Judged media on disk, which are learned from instead of rollouts: a reader with its arguments.
 
@@ -131,7 +137,7 @@ class Evaluate(Strict):
     per_prompt: int = Field(4, ge=1, le=1024)
     steps: int | None = Field(None, ge=1, le=1000)
     sampler: Part | None = None
-    rewards: tuple[Part, ...] = ()
+    rewards: tuple[WatchedPart, ...] = ()
     evaluators: tuple[Part, ...] = ()
     show: int = Field(16, ge=0, le=1000, description="prompts whose samples the report shows")
 
