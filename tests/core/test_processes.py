@@ -25,6 +25,7 @@ from tropism.loop import Run
 from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
+from tropism.rollouts import Rollouts
 from tropism.spread import merged, own_batches, own_samples, refuse_uneven
 
 RECIPE = """\
@@ -223,15 +224,15 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message_and_a_chec
     folder = tmp_path / "run"
 
     def failing() -> str:
-        score = Run.score
+        score = Rollouts.score
 
-        def broken(self: Run, rollout: Any) -> Any:
-            if self.step == 3 and self.processes.rank == 1:
-                (part,) = self.combined.parts
+        def broken(self: Rollouts, rollout: Any) -> Any:
+            if self.run.step == 3 and self.run.processes.rank == 1:
+                (part,) = self.run.combined.parts
                 part.reward = lambda points: [float("nan")] * len(points)
             return score(self, rollout)
 
-        Run.score = broken
+        Rollouts.score = broken
         return run(recipe, folder)
 
     main, other = together(failing)
@@ -243,14 +244,14 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message_and_a_chec
 
 def test_a_process_that_dies_ends_the_others_with_a_message(recipe, tmp_path):
     def dying() -> str:
-        collect = Run.collect
+        collect = Rollouts.collect
 
-        def broken(self: Run) -> Any:
-            if self.step == 1 and self.processes.rank == 1:
+        def broken(self: Rollouts) -> Any:
+            if self.run.step == 1 and self.run.processes.rank == 1:
                 raise MemoryError("no more")
             return collect(self)
 
-        Run.collect = broken
+        Rollouts.collect = broken
         return run(recipe, tmp_path / "run")
 
     main, other = together(dying)
