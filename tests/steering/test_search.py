@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests.steering.problems import LINEAR, mixture
+from tests.steering.test_recipe import check
 from tests.steering.toys import on_toy, scripted
 from tropism.diffusion.flow_samplers import Ode
 from tropism.diffusion.samplers import DDIM
 from tropism.errors import SteeringError
 from tropism.plugins import manager
+from tropism.sampling import condition
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.bfs import Bfs
 from tropism.steering.psp import Psp
@@ -18,6 +20,7 @@ from tropism.steering.rollover import Rollover
 from tropism.steering.steered import Steered
 from tropism.steering.svdd import Svdd
 from tropism.toy_chains import task
+from tropism.types import Condition
 
 
 def equal(a: Steered, b: Steered) -> bool:
@@ -59,10 +62,8 @@ def test_who_survives_pruning_is_who_it_would_have_been_alone():
     assert found.rollout(_cond(8)).cond.group.tolist() == [0, 1, 2]
 
 
-def _cond(particles: int):
-    from tropism.sampling import condition
-
-    return condition([{"prompt": "p"}] * 3 * particles, 0, 0, particles)
+def _cond(particles: int, prompts: int = 3) -> Condition:
+    return condition([{"prompt": "p"}] * prompts * particles, 0, 0, particles)
 
 
 def test_one_candidate_is_the_policy_bit_for_bit():
@@ -195,3 +196,22 @@ def test_a_budget_below_one_forward_a_step_is_refused():
         SteeringError, match="forwards: 10 is less than 4 first noises and one forward for each of the 7 steps after; expected at least 11"
     ):
         on_toy(Rollover(particles=4, forwards=10))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "{use: svdd, particles: 2, candidates: 3, alpha: 0.1, schedule: {every: 0.25}, intermediate: {lookahead: 2}}",
+        "{use: psp, particles: 8, prune: [[0.25, 0.5], [0.5, 0.25]]}",
+        "{use: bfs, lambda: {ess: 0.3}, schedule: {every: 0}}",
+        "{use: rollover, particles: 2, forwards: 30}",
+        "{use: zero-order, rounds: 3, cosine: 0.9, patience: 2}",
+        "{use: paths, copies: 3, first: 0.6, back: 0.5, gain: 0.1}",
+        "{use: gibbs, sweeps: 2, lambda: 2.0, select: best}",
+    ],
+)
+def test_recipes_name_them_and_each_steers(part):
+    method = check(manager()[1], part).steering
+    found = on_toy(method, prompts=2)
+    assert found.x0[found.rows()].isfinite().all() and found.forwards > 0
+    assert len(found.rollout(_cond(method.particles, 2)).x0) == found.chosen.numel()
