@@ -57,7 +57,7 @@ class Task:
 
     def look(self, state: Tree, index: int) -> Tree:
         """One forward for every row."""
-        return tree_cat([self.process.look(part, index) for part in self._parts(state)])
+        return _joined([self.process.look(part, index) for part in self._parts(state)])
 
     def look_along(self, state: Tree, index: int) -> tuple[Tree, torch.Tensor, torch.Tensor]:
         """A look with the gradient of what x0 is worth: (state, rewards [B] float64 on the CPU, their gradient by ``x`` [B, ...]).
@@ -74,7 +74,7 @@ class Task:
             gradients.append(torch.where(like(gradient.flatten(1).isfinite().all(1), gradient), gradient, 0.0))
             states.append(tree_map(torch.Tensor.detach, seen))
             values.append(rewards.detach().double().cpu())
-        return tree_cat(states), torch.cat(values), torch.cat(gradients)
+        return _joined(states), torch.cat(values), torch.cat(gradients)
 
     def move(self, state: Tree, index: int, pull: torch.Tensor | None = None) -> tuple[Tree, torch.Tensor]:
         """The next states of rows that have a stream each, with log p / tau [B]."""
@@ -84,7 +84,7 @@ class Task:
         """The same with given random numbers [B, ...], for methods that try several moves of one state."""
         whole = {"state": state, "noise": noise, **({} if pull is None else {"pull": pull})}
         moved = [self.process.move(part["state"], index, part["noise"], part.get("pull")) for part in self._parts(whole)]
-        return tree_cat([state for state, _ in moved]), torch.cat([ratio for _, ratio in moved])
+        return _joined([state for state, _ in moved]), torch.cat([ratio for _, ratio in moved])
 
     def plausible(self, state: Tree, index: int) -> torch.Tensor:
         """One draw of x0 [B, ...] for every state that was looked at."""
@@ -116,6 +116,10 @@ class Task:
         count = _rows(tree)
         size = self.chunk or count
         return [cut(tree, begin, begin + size) for begin in range(0, count, size)]
+
+
+def _joined(parts: list[Tree]) -> Tree:
+    return parts[0] if len(parts) == 1 else tree_cat(parts)
 
 
 def _rows(tree: Tree) -> int:
