@@ -55,6 +55,35 @@ def test_the_best_only_rises_and_costs_are_counted(patience):
     assert (last.reward.amax(1) >= every.amax(1)).all() and torch.equal(last.reward.amax(1), last.reward.gather(1, last.chosen)[:, 0])
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+def test_each_round_is_around_the_best_noise_since_the_last_restart(monkeypatch, patience):
+    rounds: list[Around] = []
+
+    class Noted(Around):
+        def __init__(self, *given: object) -> None:
+            super().__init__(*given)
+            rounds.append(self)
+
+    monkeypatch.setattr("tropism.steering.zero_order.Around", Noted)
+    found = on_toy(ZeroOrder(particles=3, rounds=7, patience=patience), sampler=Ode(), prompts=5)
+    rewards = [point.reward for point in found.points[:-1]]
+    for prompt in range(5):
+        best, failures, place = -torch.inf, 0, None
+        for number, (drawn, reward) in enumerate(zip(rounds, rewards, strict=False)):
+            near = number > 0 and (patience == 0 or failures < patience)
+            mine = drawn.numbers[0][3 * prompt : 3 * prompt + 3]
+            if near:
+                assert torch.allclose(torch.cosine_similarity(mine, place[None]), torch.full((3,), 0.95), atol=1e-4)
+                assert torch.equal(drawn.pivot[0][3 * prompt], place) and bool(drawn.near[3 * prompt])
+            else:
+                assert number == 0 or not bool(drawn.near[3 * prompt])
+            top = float(reward[prompt].max())
+            if not near or top > best:
+                best, failures, place = top, 0, mine[reward[prompt].argmax()]
+            else:
+                failures += 1
+
+
 def test_the_best_of_all_rounds_are_kept_with_their_samples():
     found = on_toy(ZeroOrder(particles=3, rounds=5), sampler=Ode(), prompts=2)
     assert torch.allclose(-(found.x0 - torch.tensor([2.0, 0.0])).norm(dim=1).double(), found.reward.flatten(), atol=1e-5)
