@@ -144,7 +144,8 @@ def test_cp_copies_with_comments_and_refuses_to_overwrite(tmp_path: Path) -> Non
 
 def test_schema_describes_a_recipe() -> None:
     schema = json.loads(tropism("schema").output)
-    assert schema["title"] == "Recipe" and {"policy", "rollout", "rewards"} <= set(schema["required"])
+    assert schema["title"] == "Recipe" and {"policy", "rollout", "optimizer"} <= set(schema["required"])
+    assert {"rewards", "offline"} <= set(schema["properties"]), "a run has one of the two"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
