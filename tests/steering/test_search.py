@@ -127,7 +127,7 @@ def test_prompts_of_one_search_have_their_own_quotas():
 
 def test_a_reward_that_is_no_number_never_wins():
     nan = float("nan")
-    found = Rollover(particles=2, forwards=5).run(scripted(2, [nan, 1.0, nan, 0.5, nan], particles=2))
+    found = Rollover(particles=2, forwards=5).run(scripted(2, [nan, 1.0, float("inf"), 0.5, nan], particles=2))
     assert found.reward.tolist() == [[0.5]] and found.unscored == 3
 
 

@@ -69,8 +69,7 @@ class Rollover(Method):
             noise = task.process.noise(task.draw.take([streams[prompt] for prompt in trying.tolist()]), state, index)
             child, _ = task.move_with(gather(state, trying), index, noise)
             child = task.look(child, index + 1)
-            reward = ranked(task.rewards(child["x0"], child["row"]))
-            search.unscored += int((reward == -torch.inf).sum())
+            reward = ranked(search.counted(task.rewards(child["x0"], child["row"])))
             left[trying] -= 1
             better = torch.ones_like(reward, dtype=torch.bool) if first else reward > best[trying]
             taken = child if first else put(taken, trying[better], gather(child, better.nonzero()[:, 0]))

@@ -27,9 +27,12 @@ class Search:
         self.unscored = 0
 
     def read(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Rewards of P K rows -> [P, K], NaN where there is none; those are counted."""
-        found = rewards.reshape(self.task.prompts, -1)
-        found = torch.where(found == torch.inf, torch.nan, found)
+        """Rewards of P K rows -> [P, K], NaN where there is none."""
+        return self.counted(rewards).reshape(self.task.prompts, -1)
+
+    def counted(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Rewards of any rows, NaN where there is none; those are counted."""
+        found = torch.where(rewards == torch.inf, torch.nan, rewards)
         self.unscored += int(found.isnan().sum())
         return found
 

@@ -7,7 +7,7 @@ noise as x. The first round is best of N. Any sampler will do; where steps have 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -83,10 +83,10 @@ class ZeroOrder(Method):
     def run(self, task: Task) -> Steered:
         search, steps, count = Search(task), task.process.steps, task.particles
         around = Around(task.draw, self.cosine)
-        x, judged = self._round(task, around)
+        x, judged = self._round(search, around)
         if not around.numbers:
             raise SteeringError("this process starts from no noise, so there is none to search around; take fk, svdd or gibbs")
-        reward = search.read(judged.reward)
+        reward = judged.reward.reshape(task.prompts, count)
         height, place = ranked(reward).max(1)
         pivot, root = [numbers[rows_of(place[:, None], count).to(numbers.device)] for numbers in around.numbers], place
         pool, roots = (x, judged), search.root
@@ -95,8 +95,8 @@ class ZeroOrder(Method):
             search.went(steps, reward)
             near = failures < self.patience if self.patience else torch.ones_like(failures, dtype=torch.bool)
             around = Around(task.draw, self.cosine, [p.repeat_interleave(count, 0) for p in pivot], near.repeat_interleave(count))
-            x, judged = self._round(task, around)
-            reward = search.read(judged.reward)
+            x, judged = self._round(search, around)
+            reward = judged.reward.reshape(task.prompts, count)
             new = torch.arange(count) + number * count
             whence = torch.where(near[:, None], root[:, None], new)
             found, place = ranked(reward).max(1)
@@ -111,11 +111,13 @@ class ZeroOrder(Method):
             pool, roots = _better(pool, (x, judged), torch.cat([roots, whence], 1), task.prompts)
         search.root = roots
         x, judged = pool
-        return search.closed(x, judged, judged.reward.reshape(task.prompts, -1), SELECTORS[self.select])
+        return search.closed(x, judged, judged.reward.reshape(task.prompts, count), SELECTORS[self.select])
 
-    def _round(self, task: Task, around: Around) -> tuple[torch.Tensor, Judged]:
+    def _round(self, search: Search, around: Around) -> tuple[torch.Tensor, Judged]:
+        task = search.task
         state = walked(task, task.start(around), 0, task.process.steps)
-        return state["x"], task.finished(state)
+        judged = task.finished(state)
+        return state["x"], replace(judged, reward=search.counted(judged.reward))
 
 
 def _better(
