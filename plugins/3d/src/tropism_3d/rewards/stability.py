@@ -65,7 +65,7 @@ class Stands(Stability):
 class Simulated(Stability):
     """1 where there was an object and a usable simulation of it, 0 where not, [B] float32: what to watch beside the reward.
 
-    With ``weight: 0`` among a recipe's rewards its mean is logged in every iteration.
+    Named under ``evaluate.rewards`` its mean is the share of samples that could be simulated; it costs no simulation of its own.
     """
 
     unit = "share"
