@@ -29,6 +29,7 @@ def register_policies() -> list[Entry]:
             "furniture from a depth picture, 4.3 M parameters, shipped",
         ),
         Entry("3d/shap-e", f"{HERE}.generators.shap_e:from_source", "Shap-E from a folder or a hub name: text or a picture to 3D"),
+        Entry("3d/trellis", f"{HERE}.generators.trellis:TrellisStructure", "TRELLIS' first stage, from a checkout of it; what DSO tunes"),
     ]
 
 
@@ -39,7 +40,10 @@ def register_datasets() -> list[Entry]:
 
 @hookimpl
 def register_evaluators() -> list[Entry]:
-    return [Entry("3d/geometry", f"{HERE}.evaluators.geometry:Geometry", "F-score, Chamfer, silhouette, volume, footprint, components")]
+    return [
+        Entry("3d/geometry", f"{HERE}.evaluators.geometry:Geometry", "F-score, Chamfer, silhouette, volume, footprint, components"),
+        Entry("3d/stable", f"{HERE}.evaluators.stable:Stable", "shares that stand at 5, 10 and 20 degrees, and the mean angle"),
+    ]
 
 
 @hookimpl
