@@ -9,6 +9,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests import tiny
+from tests.core.test_processes import RECIPE, run, weights
+from tropism import api
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import DDIM
 from tropism.errors import PolicyError
@@ -71,6 +73,16 @@ def test_one_graph_samples_and_learns_and_another_is_the_reference():
     assert not torch.allclose(found["x0"], found["reference"])
     assert sum(counters["graph_break"].values()) == 0
     assert counters["stats"]["unique_graphs"] == 2, "with the adapter and without; sampling and learning share theirs"
+
+
+def test_a_compiled_run_is_the_plain_one_and_what_is_sampled_from_it_is_not_compiled(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE)
+    for name, change in (("plain", []), ("compiled", ["train.compile=eager"])):
+        assert run(str(file), tmp_path / name, "train.iterations=2", *change) == "finished"
+    assert torch.equal(weights(tmp_path / "plain", 2), weights(tmp_path / "compiled", 2))
+    assert counters["stats"]["unique_graphs"] > 0
+    assert "forward" not in vars(api.trained(tmp_path / "compiled").policy.trainable())
 
 
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("g++", "clang++")), reason="inductor on the CPU needs a C++ compiler")

@@ -191,7 +191,9 @@ def _model(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
     from tropism.loop import Run
     from tropism.progress import Progress
 
-    return Run(recipe.model_copy(update={"track": ()}), Path(), *loaded(plugin_files), Progress(Console(quiet=True)))
+    # Not compiled: that would take longer than the samples, and what is exported is compared with a network that is not.
+    alone = recipe.model_copy(update={"track": (), "train": recipe.train.model_copy(update={"compile": None})})
+    return Run(alone, Path(), *loaded(plugin_files), Progress(Console(quiet=True)))
 
 
 @contextmanager
