@@ -131,7 +131,7 @@ def trained(folder: Path) -> Run:
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; it has one every {recipe.save.every} iterations and at its end")
-    job = _model(recipe, plugin_files)
+    job = sampled(recipe, plugin_files)
     job.trainable.load_state_dict(checkpoint.load(newest)["trainable"])
     return job
 
@@ -141,8 +141,8 @@ def base(source: str, plugin_files: Sequence[Path] = ()) -> Run:
     from tropism import runfolder
 
     if Path(source).is_dir():
-        return _model(*runfolder.open_run(Path(source)))
-    return _model(load_recipe(source, loaded(plugin_files)[1])[0], plugin_files)
+        return sampled(*runfolder.open_run(Path(source)))
+    return sampled(load_recipe(source, loaded(plugin_files)[1])[0], plugin_files)
 
 
 def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Rollout:
@@ -181,10 +181,10 @@ def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), 
     catalog = loaded(plugin_files)[1]
     made, text, where = load_recipe(recipe, catalog, overrides)
     assemble.check(made, catalog, text, where)
-    return own_pairs.write(_model(made, plugin_files), folder, count)
+    return own_pairs.write(sampled(made, plugin_files), folder, count)
 
 
-def _model(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
+def sampled(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
     """A Run that is only sampled from: without trackers and, as it neither logs nor saves, without a folder of its own."""
     from rich.console import Console
 

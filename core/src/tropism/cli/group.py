@@ -11,7 +11,7 @@ import tropism
 from tropism.errors import ElsewhereError, PluginError, TropismError, nearest
 
 COMMANDS = (
-    *("ls", "show", "cp", "check", "run", "resume", "sample", "eval", "report", "compare", "export", "push"),
+    *("ls", "show", "cp", "check", "run", "resume", "sample", "steer", "eval", "report", "compare", "export", "push"),
     *("pairs", "doctor", "plugins", "schema"),
 )
 

@@ -16,12 +16,15 @@ from tropism.cli.catalog import look
 def command(run: Path, show: bool) -> None:
     """Write a run's page anew.
 
-    Prints the path of RUN's report.html. A run that is still going on gets a page of what there is so far.
+    Prints the path of RUN's report.html. A run that is still going on gets a page of what there is so far. RUN may also be a folder that
+    'tropism steer' wrote.
     """
     from tropism import plugins, report, runfolder
 
-    _, files = runfolder.open_run(run)
-    page = report.build(run, plugins.views(look(files)))
+    if (run / "steered.yaml").is_file():
+        page = report.steered(run, plugins.views(look(())))
+    else:
+        page = report.build(run, plugins.views(look(runfolder.open_run(run)[1])))
     click.echo(page)
     if show:
         click.launch(page.resolve().as_uri())

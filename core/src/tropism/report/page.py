@@ -41,7 +41,7 @@ def build(run: Path, views: Mapping[str, View] | None = None) -> Path:
     """
     found = read(run)
     told = _tell(found, found.name, "var(--accent)")
-    table = samples.of_run(found, _views(views), trained(found))
+    table = samples.of_run(found, seen(views), trained(found))
     return _write(run / "report.html", [told], table, found.name)
 
 
@@ -54,11 +54,12 @@ def compare(runs: Sequence[Path], out: Path, views: Mapping[str, View] | None = 
     if len(set(names)) < len(names):
         names = [run.folder.resolve().name for run in found]
     told = [_tell(run, name, f"var(--run-{i % 6})") for i, (run, name) in enumerate(zip(found, names, strict=True))]
-    table = samples.of_runs(found, names, _views(views), set().union(*(trained(run) for run in found)))
+    table = samples.of_runs(found, names, seen(views), set().union(*(trained(run) for run in found)))
     return _write(out, told, table, " · ".join(names))
 
 
-def _views(views: Mapping[str, View] | None) -> Mapping[str, View]:
+def seen(views: Mapping[str, View] | None) -> Mapping[str, View]:
+    """The views given, or those of all installed plugins."""
     if views is not None:
         return views
     from tropism import plugins  # the page needs no plugin when its views are given
@@ -66,12 +67,23 @@ def _views(views: Mapping[str, View] | None) -> Mapping[str, View]:
     return plugins.views()
 
 
-def _write(out: Path, told: Sequence[Told], table: samples.Samples | None, title: str) -> Path:
+def drawing() -> tuple[Environment, str, str]:
+    """What pages are written with: templates, their style and their script."""
     loader = PackageLoader("tropism", "templates")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"number": words.number, "bounds": words.bounds, "duration": words.duration, "short": words.short}
     css, js = (loader.get_source(jinja, f"report.{kind}")[0] for kind in ("css", "js"))
-    scripts = table.scripts if table else []
+    return jinja, css, js
+
+
+def digests(scripts: Sequence[str]) -> list[str]:
+    """The page may run these scripts and load nothing: whatever a prompt or a fragment holds, the browser enforces it."""
+    return [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+
+
+def _write(out: Path, told: Sequence[Told], table: samples.Samples | None, title: str) -> Path:
+    jinja, css, js = drawing()
+    scripts = [js, *(table.scripts if table else [])]
     page = jinja.get_template("report.html.j2").render(
         title=title,
         runs=told,
@@ -82,9 +94,8 @@ def _write(out: Path, told: Sequence[Told], table: samples.Samples | None, title
         samples=table,
         diffs=_diffs(told),
         css=css,
-        scripts=[js, *scripts],
-        # The page may run these scripts and load nothing: whatever a prompt or a fragment holds, the browser enforces it.
-        digests=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in (js, *scripts)],
+        scripts=scripts,
+        digests=digests(scripts),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")

@@ -120,7 +120,7 @@ def read(folder: Path) -> Run:
         environment=_json(folder / "env.json", TypeAdapter(dict[str, str])) or {},
         series=_series(metrics),
         summary=_json(folder / "summary.json", TypeAdapter(Summary)),
-        evaluations=[_evaluation(path) for path in sorted(folder.glob("samples/step-*/index.json"))],
+        evaluations=[evaluation(path) for path in sorted(folder.glob("samples/step-*/index.json"))],
     )
 
 
@@ -137,13 +137,14 @@ def _series(path: Path) -> dict[str, list[Point]]:
     return {name: [points[step] for step in sorted(points)] for name, points in found.items()}
 
 
-def _evaluation(path: Path) -> tuple[Path, Evaluation]:
-    evaluation = _parse(_text(path) or "", TypeAdapter(Evaluation), str(path))
-    for tile in evaluation.tiles:
+def evaluation(path: Path) -> tuple[Path, Evaluation]:
+    """The samples of an ``index.json``, with the folder that they are in. Raises TropismError for one that is broken or missing."""
+    found = _parse(_text(path) or "", TypeAdapter(Evaluation), str(path))
+    for tile in found.tiles:
         # Only what lies beside the index is embedded: a run folder from elsewhere must not pull other files into the page.
         if Path(tile.file).name != tile.file or not (path.parent / tile.file).is_file():
             raise TropismError(f"{path}: names the media file {tile.file!r}; expected the name of a file beside it")
-    return path.parent, evaluation
+    return path.parent, found
 
 
 def _json(path: Path, adapter: TypeAdapter[T]) -> T | None:

@@ -71,6 +71,11 @@ class Steered:
         prompts, count = self.logw.shape
         return (self.chosen + torch.arange(prompts)[:, None] * count).flatten()
 
+    @property
+    def samples(self) -> torch.Tensor:
+        """What was chosen, decoded: media of the first kind [P n, ...], prompt by prompt, on the CPU."""
+        return next(iter(self.media.values()))[self.rows()]
+
     def rollout(self, cond: Condition) -> Rollout:
         """The chosen samples as a scored rollout; cond: the conditions of all particles that steering was given."""
         rows = self.rows()

@@ -1,0 +1,195 @@
+"""``tropism steer`` and ``tropism.steer``: a recipe, a run and a plain pipeline, and what is told where they cannot be steered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import tropism
+from tests import tiny
+from tropism import report, turning
+from tropism.cli import cli
+from tropism.diffusion.flow_samplers import FlowSde, Ode
+from tropism.diffusion.samplers import DDIM, Consistency
+from tropism.errors import PluginError, SteeringError, TropismError
+from tropism.particles import MOST, condition
+from tropism.policies.pipeline import capture
+from tropism.report import told
+from tropism.steering.fk import Fk
+from tropism.toy import Near, ToyPolicy
+
+FEW = ("device=cpu", "rollout.steps=6")
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="tropism")
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder of three methods on two prompts, and what was printed."""
+    folder = tmp_path_factory.mktemp("steered") / "out"
+    words = ("--prompt", "a point", "--prompt", "<script>alert(1)</script>", "--particles", "6", "--seed", "3", "--out", folder)
+    compared = [word for name in ("best-of-n", "psp", "paths", "zero-order") for word in ("--compare", name)]
+    return folder, run("steer", "toy/ddpo", *FEW, *words, *compared, "steering.lambda=20")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_is_steered_beside_other_methods(steered):
+    folder, result = steered
+    assert result.exit_code == 0, result.output
+    found = told.read(folder)
+    assert [one.label for one in found.outcomes] == ["unsteered", "fk", "best-of-n", "psp", "paths", "zero-order"]
+    plain, fk, best = found.outcomes[:3]
+    assert (plain.forwards, fk.forwards, best.forwards) == (2 * 6, 2 * 6 * 6, 2 * 6 * 6), "best of n has as many forwards"
+    assert (plain.calls, best.calls) == (2, 12) and fk.calls == 2 * 6 * 4, "three points on the way of six steps, and the end"
+    assert (fk.particles, fk.method["lambda"], best.particles) == (6, 20, 6)
+    for one in found.outcomes:
+        assert [prompt.prompt for prompt in one.prompts] == ["a point", "<script>alert(1)</script>"]
+        assert one.metrics["best reward"].mean == pytest.approx(one.metrics["toy/near"].mean, abs=1e-4), "the best is what was chosen"
+        assert one.label in result.output and f"{one.forwards:,}" in result.output
+    assert best.metrics["best reward"].mean >= plain.metrics["best reward"].mean, "its first sample is the unsteered one"
+    assert best.metrics["distinct roots"].mean == 6 and fk.metrics["distinct roots"].mean < 6
+    assert "log Z" in fk.metrics and "log Z" not in found.outcomes[3].metrics, "a search has no law, so no log Z"
+
+
+def test_the_first_particle_of_every_method_is_the_unsteered_sample(steered):
+    found = told.read(steered[0])
+    plain, best = found.outcomes[0], found.outcomes[2]
+    for one, other in zip(plain.prompts, best.prompts, strict=True):
+        assert one.reward[0] == pytest.approx(other.reward[0])
+
+
+def test_what_happened_at_every_point_is_kept(steered):
+    folder, _ = steered
+    fk = told.read(folder).outcomes[1]
+    for prompt in fk.prompts:
+        assert [moment.index for moment in prompt.moments] == [1, 2, 4, 6]
+        assert all(1 <= moment.ess <= 6 + 1e-9 for moment in prompt.moments) and {moment.lam for moment in prompt.moments} == {20.0}
+        assert sum(prompt.weight) == pytest.approx(1) and prompt.reward[prompt.chosen[0]] == max(prompt.reward)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ess = [line["value"] for line in lines if line["name"] == "fk/ess"]
+    assert ess == pytest.approx([sum(prompt.moments[i].ess for prompt in fk.prompts) / 2 for i in range(4)])
+    assert {path.name for path in folder.iterdir()} == {
+        *("env.json", "metrics.jsonl", "report.html", "samples", "steered.yaml", "summary.json")
+    }
+
+
+def test_the_page_is_whole_and_offline(steered):
+    folder, _ = steered
+    page = (folder / "report.html").read_text()
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "default-src 'none'" in page
+    assert page.count('<figure class="family">') == 2 * 5, "one for each method with particles and each prompt"
+    for word in ("best reward", "log Z", "distinct roots", "held-out", "forwards", "reward calls", "peak memory", "lambda 20.0"):
+        assert word in page or word == "held-out"
+    (folder / "report.html").unlink()
+    assert run("report", folder).exit_code == 0 and (folder / "report.html").read_text() == page
+
+
+def test_the_folder_can_be_steered_again(steered, tmp_path):
+    folder, _ = steered
+    again = run("steer", folder / "steered.yaml", "--prompt", "a point", "--seed", "3", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    first, second = (told.read(place).outcomes[1].prompts[0] for place in (folder, tmp_path / "again"))
+    assert first == second, "a prompt's particles do not depend on the other prompts"
+
+
+def test_a_finished_run_is_steered_with_its_weights(tmp_path):
+    small = ("train.iterations=2", "train.lr=0.05", "rollout.samples=32", "rollout.batch=32", "evaluate.per_prompt=2", "device=cpu")
+    assert run("run", "toy/ddpo", *small, "--out", tmp_path / "run").exit_code == 0
+    made = {}
+    for name, words in {"trained": (), "base": ("--base",)}.items():
+        result = run("steer", tmp_path / "run", "--method", "svdd", *words, "--out", tmp_path / name, "rollout.steps=4")
+        assert result.exit_code == 0, result.output
+        made[name] = told.read(tmp_path / name).outcomes[0].prompts[0].reward[0]
+    assert made["trained"] != made["base"]
+    assert (tmp_path / "run" / "recipe.yaml").is_file() and not (tmp_path / "trained" / "recipe.yaml").exists(), "no run to be resumed"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "fkk"), "no steering entry 'fkk' (did you mean 'fk'?)"),
+        (("--compare", "svd"), "no steering entry 'svd' (did you mean 'svdd'?)"),
+        (("--compare", "fk"), "'fk' is compared with itself; name each method once"),
+        (("steering.particels=3",), "did you mean 'particles'"),
+        (("rollout.sampler={use: ode}", "optimizer={use: nft}"), "'fk' copies particles, but 'ode'"),
+    ],
+)
+def test_what_cannot_be_steered_is_told(tmp_path, words, message):
+    result = run("steer", "toy/ddpo", *FEW, *words, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    result = run("steer", "toy/ddpo", "--out", tmp_path)
+    assert result.exit_code == 1 and "exists and is not an empty folder" in result.output
+    with pytest.raises(TropismError, match="is no folder of steered samples"):
+        report.steered(tmp_path, {})
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------------
+
+
+def bright(image: torch.Tensor) -> torch.Tensor:
+    return image.flatten(1).mean(1)
+
+
+def test_three_lines_on_a_plain_pipeline():
+    pipe = tiny.stable_diffusion()
+    found = tropism.steer(pipe, "a red apple", bright, particles=4, steps=5, call={"guidance_scale": 2.0})
+    assert found.samples.shape == (1, 3, *found.samples.shape[2:]) and found.reward.shape == (1, 4)
+    assert bright(found.samples)[0].item() == pytest.approx(found.reward.max().item(), abs=1e-6)
+    assert found.weights.sum().item() == pytest.approx(1) and found.log_z.isfinite().all()
+    assert found.forwards == 4 * 5 and set(found.scores) == {"bright"}
+
+
+def test_one_particle_is_the_policy_and_prompts_do_not_touch_each_other():
+    policy, near = ToyPolicy(), Near()
+    both = turning.steer(policy, ["a", "b"], near, 4, steps=6, batch=3)
+    alone = turning.steer(policy, {"prompt": "a"}, near, 4, steps=6)
+    torch.testing.assert_close(both.reward[0], alone.reward[0])
+    plain = turning.steer(policy, "a", near, 4, "best-of-n", steps=6)
+    one = turning.steer(policy, "a", "toy/near", 1, {"use": "fk", "lambda": 5.0}, steps=6)
+    assert one.reward[0, 0].item() == pytest.approx(plain.reward[0, 0].item())
+    given = turning.steer(policy, "a", near, method=Fk(particles=2), steps=6, seed=1, sampler="ddim")
+    assert given.reward.shape == (1, 2) and not torch.allclose(given.reward, plain.reward[:, :2])
+
+
+def test_the_sampler_fits_the_model():
+    assert turning.fitting(ToyPolicy(), 5) == DDIM(eta=1.0)
+    assert turning.fitting(ToyPolicy(parametrization="flow"), 5) == FlowSde()
+    student = capture(tiny.latent_consistency(), guidance_scale=3.0)
+    assert turning.fitting(student, 4) == Consistency() and turning._own_steps(student) == 4
+
+
+def test_what_python_is_told():
+    policy, near = ToyPolicy(), Near()
+    for sampler in ("ode", Ode()):
+        with pytest.raises(SteeringError, match=r"'Fk' copies particles, but sampler 'ode' has no noise .* or best-of-n"):
+            turning.steer(policy, "a", near, steps=4, sampler=sampler)
+    with pytest.raises(SteeringError, match="ToyPolicy does not say how many steps it takes; give steps="):
+        turning.steer(policy, "a", near)
+    with pytest.raises(PluginError, match=r"no steering entry 'fkk' \(did you mean 'fk'\?\)"):
+        turning.steer(policy, "a", near, method="fkk", steps=4)
+    with pytest.raises(PluginError, match=r"steering 'fk': lambda: -1\.0; expected 0 or more"):
+        turning.steer(policy, "a", near, method={"use": "fk", "lambda": -1}, steps=4)
+    with pytest.raises(SteeringError, match="particles: 3, but the method that was given has 2"):
+        turning.steer(policy, "a", near, 3, Fk(particles=2), steps=4)
+    with pytest.raises(SteeringError, match="there is no prompt to steer"):
+        turning.steer(policy, [], near, steps=4)
+
+
+def test_noise_belongs_to_prompt_and_particle():
+    few, many = condition([{}, {}], 5, 2), condition([{}], 5, 3, first=1)
+    assert few.seed[2:].tolist() == many.seed[:2].tolist() and few.group.tolist() == [0, 0, 1, 1]
+    assert len(set(condition([{}] * 4, 0, 50).seed.tolist())) == 200 and MOST > 1_000_000
