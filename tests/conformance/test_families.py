@@ -18,7 +18,9 @@ def sample(family: Family, pipe: DiffusionPipeline, item: int = 0, seed: int = 0
     """Four steps for one item, as an array of whatever shape the family's latents have."""
     generator = torch.Generator().manual_seed(seed)
     form = {"output_type": family.output} if "output_type" in inspect.signature(pipe.__call__).parameters else {}
-    output = pipe(**family.call, **family.items[item], **form, num_inference_steps=4, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # SD3's ControlNet pipeline draws its control picture's latents without the generator
+        output = pipe(**family.call, **family.items[item], **form, num_inference_steps=4, generator=generator)
     return np.asarray(output[0], dtype=np.float64)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
 
 from tropism.diffusion.noise import Draw
 from tropism.engine import default_device
 from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
-from tropism.policies import blend, grid
+from tropism.policies import blend, grid, quiet
 from tropism.policies.call import BATCHED, PipelineCall
 from tropism.policies.embedding import Embedding
 from tropism.policies.record import Call, Watch
@@ -248,10 +247,9 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
             f"cannot load a pipeline from folder '{source}': its model_index.json names {', '.join(missing)}, which "
             f"{'is' if len(missing) == 1 else 'are'} not there"
         )
-    hidden = not logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for five small files only hides what matters
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **left_out)
+        with quiet.loading():
+            pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True, **left_out)
     except (OSError, ValueError) as error:
         kind = "folder" if os.sep in source or Path(source).exists() else "hub name or folder"
         found = sorted(p.name for p in Path(source).iterdir()) if Path(source).is_dir() else "nothing"
@@ -259,9 +257,6 @@ def from_folder(source: str, call: dict[str, Any] | None = None, dtype: str = "f
             f"cannot load a pipeline from {kind} '{source}': {str(error).splitlines()[0]}\n"
             f"  found there: {found}; expected a diffusers folder with model_index.json and the parts that it names"
         ) from error
-    finally:
-        if not hidden:
-            logging.enable_progress_bar()
     if unknown := [name for name in without if name not in pipe.components]:
         raise PolicyError(f"without: {type(pipe).__name__} has no part '{unknown[0]}'{nearest(unknown[0], pipe.components)}")
     for part in pipe.components.values():
