@@ -23,7 +23,7 @@ changes. **None of them has been measured yet on real weights**: each runs for t
 the tests, and its adapter is tested against the real network without weights. Measured recipes for the small models that ship with tropism:
 `tropism ls recipes`.
 
-| recipe | model | learns by | steps | pictures an iteration | LoRA | trained on | only watched |
+| recipe | model | learns by | steps | samples an iteration | LoRA | trained on | only watched |
 |---|---|---|---|---|---|---|---|
 {recipes}
 
@@ -31,7 +31,7 @@ All load weights in bfloat16: gradients of a mean over thousands of dimensions a
 own batch, and an update a whole number of them, so that the first ratio is exactly 1 also in half precision, where results depend on the
 shape of a batch. `rollout.batch` changes memory and speed, not what is learned; `rollout.samples` and `rollout.group` change that.
 
-There is no recipe for a video model yet.
+The recipe for clips scores four of their frames as pictures and watches how much they move.
 
 ## Memory
 
@@ -73,7 +73,7 @@ def recipe_row(recipe: Recipe) -> str:
     learns = f"{PARTS[recipe.optimizer.use]}, {SAMPLERS[rollout.sampler.use]}" + (", window" if window else "")
     cells = [
         f"`{recipe.name}`",
-        f"{recipe.policy.arguments['source']}, {call['width']} px",
+        f"{recipe.policy.arguments['source']}, {call['width']} px" + (f", {call['num_frames']} frames" if "num_frames" in call else ""),
         learns,
         f"{rollout.steps}{trained}",
         f"{rollout.samples}{groups}",
@@ -85,7 +85,12 @@ def recipe_row(recipe: Recipe) -> str:
 
 
 def names(parts: tuple[Part, ...]) -> str:
-    return ", ".join(part.use.removeprefix("image/") for part in parts)
+    return ", ".join(_name(part) for part in parts)
+
+
+def _name(part: Part) -> str:
+    inner = part.arguments.get("reward")
+    return f"{inner['use'].removeprefix('image/')} of frames" if inner else part.use.removeprefix("image/")
 
 
 def memory_row(recipe: Recipe, card: int, changes: list[str], need: memory.Need) -> str:
@@ -100,7 +105,7 @@ def size_rows() -> list[str]:
     """Every network once, under all names that it has, the largest first."""
     found: dict[int, dict[str, None]] = {}
     for name, model in real.MODELS.items():
-        for part, build in {f"network of {name.removeprefix('image/')}": model.denoiser, **model.parts, **real.REWARDS}.items():
+        for part, build in {f"network of {name.split('/')[1]}": model.denoiser, **model.parts, **real.REWARDS}.items():
             found.setdefault(memory.weights_of(build), {})[part] = None
     return [f"| {', '.join(found[count])} | {count:,} | {2 * count / memory.GB:.1f} |" for count in sorted(found, reverse=True)]
 

@@ -110,7 +110,7 @@ def _adapted(name: str, lora: Lora) -> tuple[torch.nn.Module, Trainable]:
 def rows(recipe: Recipe) -> int:
     """Rows of the network's batch in a training forward: guidance by a second prediction doubles them."""
     call = recipe.policy.arguments["call"]
-    doubled = call.get("guidance_scale", 0) > 1 and recipe.name.split("/")[1].startswith(("sd15", "sdxl-ddpo", "sd35"))
+    doubled = call.get("guidance_scale", 0) > 1 and recipe.name.split("/")[1].startswith(("sd15", "sdxl-ddpo", "sd35", "wan21"))
     return (recipe.train.micro or recipe.rollout.batch) * (2 if doubled else 1)
 
 
@@ -126,14 +126,20 @@ def update(recipe: Recipe) -> float:
 
 
 def decode(recipe: Recipe) -> float:
-    """Activations of decoding a rollout's batch, in bytes."""
+    """Activations of decoding a rollout's batch, in bytes; clips are decoded one by one."""
     model = real.MODELS[recipe.name]
-    vae = real.on_meta(model.parts["autoencoder"])
+    if "num_frames" in recipe.policy.arguments["call"]:
+        return _decoded(model.parts["video autoencoder"], (1, *model.latent))
+    config = real.on_meta(model.parts["autoencoder"]).config
     side = recipe.policy.arguments["call"]["height"] // 8
-    latent = (side, side) if vae.config.get("latent_channels") else (1, side, side)
-    channels = vae.config.get("latent_channels") or vae.config["z_dim"]
+    latent = (side, side) if config.get("latent_channels") else (1, side, side)
+    return _decoded(model.parts["autoencoder"], (recipe.rollout.batch, config.get("latent_channels") or config["z_dim"], *latent))
+
+
+def _decoded(build: Callable[[], torch.nn.Module], shape: tuple[int, ...]) -> int:
+    vae = real.on_meta(build)
     with torch.no_grad(), fused(), Alive(vae) as alive, torch.device("meta"):
-        vae.decode(real.half(recipe.rollout.batch, channels, *latent))  # type: ignore[operator]
+        vae.decode(real.half(*shape))  # type: ignore[operator]
     return alive.peak
 
 

@@ -13,10 +13,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    WanTransformer3DModel,
 )
 from transformers import (
     CLIPConfig,
@@ -28,6 +30,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 Inputs = Callable[[int], dict[str, Any]]  # arguments of the denoiser for so many rows
@@ -92,6 +96,15 @@ def qwen_image() -> QwenImageTransformer2DModel:
     return QwenImageTransformer2DModel()
 
 
+def wan21() -> WanTransformer3DModel:
+    return WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
+
+
+def umt5_xxl() -> torch.nn.Module:
+    sizes = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "num_layers": 24}
+    return UMT5EncoderModel(UMT5Config(vocab_size=256384, feed_forward_proj="gated-gelu", **sizes))
+
+
 def clip_l_text(projected: bool = False) -> torch.nn.Module:
     config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, projection_dim=768)
     return CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
@@ -140,7 +153,13 @@ def clip_l() -> torch.nn.Module:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768))
 
 
-REWARDS: dict[str, Callable[[], torch.nn.Module]] = {"image/pickscore": pickscore, "image/clip-score": clip_l, "image/aesthetic": clip_l}
+REWARDS: dict[str, Callable[[], torch.nn.Module]] = {
+    "image/pickscore": pickscore,
+    "image/clip-score": clip_l,
+    "image/aesthetic": clip_l,
+    "video/frames": pickscore,  # what the recipes apply to frames
+    "video/clip-score": clip_l,
+}
 
 
 def half(*shape: int) -> torch.Tensor:
@@ -180,6 +199,10 @@ def _qwen_inputs(rows: int) -> dict[str, Any]:
     return {"hidden_states": half(rows, 1024, 64), "timestep": half(rows), **text}
 
 
+def _wan_inputs(rows: int) -> dict[str, Any]:
+    return {"hidden_states": half(rows, 16, 9, 30, 52), "timestep": whole(rows), "encoder_hidden_states": half(rows, 226, 4096)}
+
+
 SDXL_TEXTS = {"CLIP-L text": clip_l_text, "CLIP-G text": clip_g_text}
 SD3_PARTS = {"CLIP-L text": lambda: clip_l_text(True), "CLIP-G text": clip_g_text, "T5-XXL": t5_xxl, "autoencoder": lambda: kl(16, False)}
 SD15_PARTS = {"CLIP-L text": clip_l_text, "autoencoder": lambda: kl(4)}
@@ -204,6 +227,7 @@ MODELS: dict[str, Model] = {
     "image/qwen-image-grpo-fast": Model(
         qwen_image, {"Qwen2.5-VL 7B": qwen25_vl, "autoencoder": AutoencoderKLQwenImage}, _qwen_inputs, (1024, 64)
     ),
+    "video/wan21-grpo": Model(wan21, {"UMT5-XXL": umt5_xxl, "video autoencoder": AutoencoderKLWan}, _wan_inputs, (16, 9, 30, 52)),
 }
 
 

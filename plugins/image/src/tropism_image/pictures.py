@@ -34,7 +34,7 @@ class Pictures:
                 image = Image.open(io.BytesIO(parts[0]))
                 if image.width * image.height > self.pixels:
                     raise BadRow("huge media", f"{image.width} x {image.height} pixels; the limit is {self.pixels} in all")
-                return self._tensor(ImageOps.exif_transpose(image))
+                return self.tensor(ImageOps.exif_transpose(image))
         except UnidentifiedImageError as error:
             raise BadRow("unreadable media", "not a picture of a known format") from error
         except Image.DecompressionBombError as error:  # Pillow's own limit, 179 million pixels, met while the header is read
@@ -42,7 +42,8 @@ class Pictures:
         except (OSError, SyntaxError, ValueError) as error:  # all that Pillow raises for damaged files
             raise BadRow("unreadable media", f"damaged picture: {error}") from error
 
-    def _tensor(self, image: Image.Image) -> torch.Tensor:
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        """A picture that is already decoded, in the same way."""
         if image.mode.startswith(("I", "F")):
             raise BadRow("unreadable media", f"pixels of mode '{image.mode}'; expected 8 bits a channel")
         if image.has_transparency_data:
