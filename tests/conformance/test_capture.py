@@ -132,3 +132,26 @@ def test_attention_that_a_pipeline_has_only_while_it_runs_is_used_and_put_back(a
     else:
         assert policy.phases[0].guidance.times is not None, "the scale changes with the time"
     assert all(pipe.unet.attn_processors[name] is processor for name, processor in before.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["flux", "mochi", "wan-2.2-ti2v", "cosmos-2", "sana-sprint", "dance-diffusion", "ltx-condition", "stable-audio-3"]
+)
+def test_training_draws_the_times_that_sampling_visits(name):
+    """At the same noise level a network is told the same time, whether the level was drawn or is one of the pipeline's own."""
+    policy, _ = conform.captured(FAMILIES[name])
+    levels = policy.schedule.levels(conform.STEPS)
+    own = levels[torch.arange(1, conform.STEPS)]  # the first may be a hair beyond the end
+    u = torch.asin(own.sigma) * 2 / torch.pi if policy.study.family.kind == "trig" and not policy.study.family.flowing else own.sigma
+    drawn = policy.schedule.draw(u)
+    torch.testing.assert_close(drawn.sigma, own.sigma, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(drawn.alpha, own.alpha, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(drawn.t, own.t, rtol=2e-3, atol=1e-4)
+
+
+def test_a_state_that_the_scheduler_keeps_in_other_units_is_a_flow():
+    policy, _ = conform.captured(FAMILIES["cosmos-2"])
+    assert policy.study.family.flowing and policy.schedule.parametrization == "flow"
+    levels = policy.schedule.levels(conform.STEPS)
+    torch.testing.assert_close(levels.alpha + levels.sigma, torch.ones(conform.STEPS + 1))
+    assert float(levels.sigma[0]) == pytest.approx(80 / 81), "the largest level of Cosmos is 80 on x0 + sigma eps"
