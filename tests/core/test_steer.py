@@ -193,3 +193,69 @@ def test_noise_belongs_to_prompt_and_particle():
     few, many = condition([{}, {}], 5, 2), condition([{}], 5, 3, first=1)
     assert few.seed[2:].tolist() == many.seed[:2].tolist() and few.group.tolist() == [0, 0, 1, 1]
     assert len(set(condition([{}] * 4, 0, 50).seed.tolist())) == 200 and MOST > 1_000_000
+
+
+# --- learning from steered samples ------------------------------------------------------------------------------------------
+
+STEERED = (
+    *(
+        "device=cpu",
+        "rollout.steps=5",
+        "rollout.group=4",
+        "rollout.samples=32",
+        "rollout.batch=16",
+        "train.iterations=2",
+        "credit={use: group}",
+    ),
+    *("evaluate.per_prompt=4", "optimizer={use: nft}", "rollout.steering=true"),
+)
+
+
+def test_a_rollout_of_steered_samples_has_higher_rewards_and_is_learned_from(tmp_path):
+    rewards = {}
+    for name, method in {"plain": "{use: fk, lambda: 0, select: all}", "steered": "{use: fk, lambda: 30, select: all}"}.items():
+        result = run("run", "toy/ddpo", *STEERED, f"steering={method}", "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        rewards[name] = next(line["value"] for line in lines if line["name"] == "reward/toy/near")
+        assert any(line["name"] == "train/grad_norm" and line["value"] > 0 for line in lines)
+    unsteered = run("run", "toy/ddpo", *STEERED, "rollout.steering=false", "--out", tmp_path / "none")
+    assert unsteered.exit_code == 0
+    lines = [json.loads(line) for line in (tmp_path / "none" / "metrics.jsonl").read_text().splitlines()]
+    assert rewards["plain"] == pytest.approx(next(line["value"] for line in lines if line["name"] == "reward/toy/near"), rel=1e-5)
+    assert rewards["steered"] > rewards["plain"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is no method to steer with; add a section such as steering: {use: fk, select: all}"),
+        (("steering={use: fk}",), "all particles are learned from: write select: all"),
+        (("steering={use: fk, select: all, particles: 8}",), "write rollout.group: 8; found 4"),
+        (("steering={use: fk, select: all}", "optimizer={use: policy-gradient}"), "'policy-gradient' learns from trajectories"),
+        (("steering={use: fk, select: all}", "rollout.batch=2", "rollout.group=4"), "rollout.batch 2 is not a multiple of 4"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(words, message):
+    result = run("check", "toy/ddpo", *STEERED, *words)
+    assert result.exit_code == 1 and message in result.output, result.output
+
+
+def test_methods_are_listed_and_shown():
+    listed = run("ls", "steering").output
+    assert all(name in listed for name in ("fk", "psp", "svdd", "best-of-n", "gibbs"))
+    shown = run("show", "fk").output
+    assert "kind: steering" in shown and "= {'ess': 0.2}" in shown and "particles: int = 4" in shown
+
+
+def test_the_steered_base_model_is_a_baseline_of_every_evaluation(tmp_path):
+    small = ("train.iterations=2", "train.lr=0.05", "rollout.samples=32", "rollout.batch=32", "evaluate.per_prompt=2", "evaluate.every=1")
+    baselines = "[{use: steered, method: {use: fk, lambda: 30}, particles: 8}, {use: steered, method: best-of-n, particles: 1}]"
+    result = run("run", "toy/ddpo", *small, *FEW, f"evaluate.evaluators={baselines}", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    fk, one = ([line["value"] for line in lines if line["name"] == f"eval/{name}/toy/near"] for name in ("fk-8", "best-of-n-1"))
+    assert len(fk) == len(one) == 3 and len(set(fk)) == len(set(one)) == 1, "made once, by the base model"
+    assert fk[0] > one[0]
+    refused = run("run", "toy/ddpo", *FEW, "evaluate.evaluators=[{use: steered, method: fkk}]", "--out", tmp_path / "no")
+    assert refused.exit_code == 1 and "evaluator 'steered'" in refused.output and "did you mean 'fk'" in refused.output

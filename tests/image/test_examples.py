@@ -63,6 +63,18 @@ def test_the_script_saves_before_and_after(monkeypatch, tmp_path, capsys):
         assert picture.size == (3 * side, 2 * side)
 
 
+def test_a_plain_pipeline_is_steered(monkeypatch, tmp_path, capsys):
+    tiny.latent_consistency().save_pretrained(tmp_path / "model")
+    steer = load("steer")
+    monkeypatch.setattr(steer, "STUDENT", tmp_path / "model")
+    monkeypatch.setattr(steer, "CALL", {"guidance_scale": 3.0})
+    steer.main("a red apple", 2, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["best of n", "steered"] and all("; 8 forwards" in line for line in lines)
+    with Image.open(tmp_path / "steer.png") as picture:
+        assert picture.size[0] == 2 * picture.size[1]
+
+
 def test_the_loop_fits_on_a_screen():
     assert len((EXAMPLES / "rlcm.py").read_text().splitlines()) <= 80
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tropism import judged
+from tropism import judged, steerable
 from tropism.credit import Credit
 from tropism.data.layout import Layout
 from tropism.diffusion.flow_samplers import Ode
@@ -183,7 +183,8 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     problems.extend(_misfits(recipe, targets, sampler, credit, optimizer, data))
     problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
     problems.extend(_unscalable(recipe, targets["policy",], optimizer))
-    problems.extend(_unsteerable(recipe, targets, sampler, steering))
+    followed = [targets["rewards", index] for index in range(len(recipe.rewards))]
+    problems.extend(steerable.misfits(recipe, followed, noisy_steps(sampler, recipe.rollout.steps), steering, optimizer))
     if layout is not None and isinstance(optimizer, Optimizer):
         problems.extend(judged.misfits(recipe, _made(targets["policy",]), _emits(targets["policy",]), optimizer, layout, catalog))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"
@@ -287,25 +288,6 @@ def _unscalable(recipe: Recipe, policy: Any, optimizer: Any) -> Iterator[tuple[P
 def _made(policy: Any) -> Any:
     """The class of what a policy entry makes; None where a factory does not say."""
     return policy if isinstance(policy, type) else typing.get_type_hints(policy).get("return")
-
-
-def _unsteerable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, steering: Any) -> Iterator[tuple[Path, str]]:
-    """Why a steering method cannot work with the rollout's sampler or with the rewards."""
-    if recipe.steering is None:
-        return
-    name, kind, steps = recipe.steering.use, recipe.rollout.sampler.use, recipe.rollout.steps
-    if not isinstance(steering, Method):
-        yield ("steering",), f"'{name}' is a {type(steering).__name__}, which is no subclass of tropism.steering.base.Method"
-        return
-    if "noise" in steering.needs and not noisy_steps(sampler, steps):
-        yield (
-            ("steering",),
-            f"'{name}' copies particles, but '{kind}' with these arguments and {steps} steps has no noise, so copies stay identical; "
-            "give it noise (eta above 0), take a stochastic sampler, or best-of-n",
-        )
-    for index, part in enumerate(recipe.rewards):
-        if "gradient" in steering.needs and not getattr(targets["rewards", index], "differentiable", False):
-            yield ("steering",), f"'{name}' follows the reward's gradient, but '{part.use}' does not declare differentiable = True"
 
 
 def _emits(policy: Any) -> set[str] | None:

@@ -43,7 +43,10 @@ class Estimate:
 
 
 class Evaluator(Protocol):
-    """Yields names and values: a tensor [B] of one value a sample, which gets an interval over prompts, or an Estimate of its own."""
+    """Yields names and values: a tensor [B] of one value a sample, which gets an interval over prompts, or an Estimate of its own.
+
+    One that needs the run (its model, its prompts) has ``attach(run, catalog)``, which is called once.
+    """
 
     def __call__(self, samples: Rollout, base: Rollout) -> Iterable[tuple[str, torch.Tensor | Estimate]]:
         """samples: the policy's; base: the base model's for the same prompts and seeds."""

@@ -58,7 +58,7 @@ class Run:
         self.recipe, self.folder, self.plugins, self.progress = recipe, folder, plugins, progress
         parts = assemble.check(recipe, catalog)
         self.sampler, self.credit, self.optimizer = parts.sampler, parts.credit, parts.optimizer
-        self.evaluation_sampler = parts.evaluation_sampler
+        self.evaluation_sampler, self.steering = parts.evaluation_sampler, parts.steering
         self.heldout_items = parts.heldout
         torch.manual_seed(recipe.seed)  # the adapter's first weights
         self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic, self.processes)
@@ -77,6 +77,9 @@ class Run:
         for part in recipe.track if self.processes.main else ():
             plugins.register(assemble.make(catalog, "trackers", part), f"tracker {part.use}")
         self.conditions = Conditions(self.policy)
+        for evaluator in self.evaluators:
+            if hasattr(evaluator, "attach"):
+                evaluator.attach(self, catalog)
         self.source = Offline(self, parts) if recipe.offline else Rollouts(self, parts)
         self.metrics = Metrics(folder / "metrics.jsonl")
         self.step = 0  # iterations done

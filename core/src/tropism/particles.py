@@ -11,10 +11,11 @@ from tropism import sampling
 from tropism.diffusion.noise import Draw, sample_seed
 from tropism.diffusion.schedules import Schedule
 from tropism.engine import Engine
+from tropism.errors import SteeringError
 from tropism.policy import Policy
 from tropism.steering.base import Method, steer
 from tropism.steering.steered import Steered
-from tropism.types import Condition, Item, Level, Tree
+from tropism.types import Condition, Item, Level, Rollout, Tree
 
 if TYPE_CHECKING:
     from tropism.loop import Run
@@ -45,6 +46,20 @@ def steered(job: Run, items: Sequence[Item], method: Method, seed: int) -> Itera
     for begin in range(0, len(items), room):
         cond = sampling.encoded(job, condition(items[begin : begin + room], seed, method.particles, begin))
         yield cond, steer(policy, cond, job.sampler, rollout.steps, job.combined, method, chunk=rollout.batch)
+
+
+def together(job: Run, cond: Condition) -> Rollout:
+    """A batch of a rollout, encoded conditions, whose groups are the particles of the recipe's method; without trajectories.
+
+    Their weights are left aside: credit compares the samples of a group by their rewards. Raises SteeringError where fewer come out.
+    """
+    method = job.steering
+    assert method is not None
+    made = steer(InPrecision(job.policy, job.engine), cond, job.sampler, job.recipe.rollout.steps, job.combined, method)
+    if made.chosen.shape[1] != method.particles:
+        name, count = type(method).__name__.lower(), made.chosen.shape[1]
+        raise SteeringError(f"'{name}' gives {count} of {method.particles} particles; a rollout learns from all: take fk, svdd or bfs")
+    return made.rollout(cond)
 
 
 class InPrecision:

@@ -86,7 +86,8 @@ class Adapter(Strict):
 class RolloutPart(Strict):
     """How samples are made. samples: per iteration; batch: at once on the device; decode: of a batch at once through the decoder (all of
     it if not given); group: siblings per prompt; window: the trained steps; start: whether each ``sample`` begins with noise of its own, or
-    all of a ``group`` with the same. An offline run takes ``samples`` pairs or labelled media an iteration; the rest is for evaluations."""
+    all of a ``group`` with the same; steering: whether each group is the particles of the recipe's ``steering``. An offline run takes
+    ``samples`` pairs or labelled media an iteration; the rest is for evaluations."""
 
     sampler: Part
     steps: int = Field(ge=1, le=1000)
@@ -96,6 +97,7 @@ class RolloutPart(Strict):
     group: int = Field(1, ge=1, le=4096)
     window: Window | None = None
     start: Literal["sample", "group"] = "sample"
+    steering: bool = False
 
 
 class Train(Strict):

@@ -14,6 +14,7 @@ from tropism.errors import RewardError, TropismError
 from tropism.even import evened, filling
 from tropism.judges import Judge
 from tropism.optimizers.base import Batch, plan
+from tropism.particles import together
 from tropism.rewards.slices import raw_scores
 from tropism.siblings import equal_share
 from tropism.spread import handed_out, joined, own_samples
@@ -52,7 +53,10 @@ class Rollouts:
                 with run.optimizer.acting():
                     batch = cond.slice(begin, begin + part.batch)
                     start = sampling.shared_start(batch, run.recipe.seed) if part.start == "group" else None
-                    parts.append(sampling.batch(run, batch, run.sampler, part.steps, kept, elsewhere, start))
+                    if part.steering:
+                        parts.append(together(run, batch))
+                    else:
+                        parts.append(sampling.batch(run, batch, run.sampler, part.steps, kept, elsewhere, start))
                 run.progress.advance(part.batch * run.processes.size)
         return Rollout.cat(parts)
 

@@ -1,0 +1,58 @@
+"""What the base model gives when it is steered instead of trained: a baseline beside every evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tropism import assemble
+from tropism.errors import RecipeError
+from tropism.evaluate import Estimate
+from tropism.particles import steered
+from tropism.plugins import Catalog
+from tropism.recipe import Part
+from tropism.rewards.slices import raw_scores
+from tropism.sampling import EVALUATION_SEED
+from tropism.types import Rollout
+
+if TYPE_CHECKING:
+    from tropism.loop import Run
+
+
+class Steered:
+    """The evaluator ``steered``: one sample of each evaluation prompt, the best of ``particles`` that ``method`` steers with the base
+    model's weights and the rollout's sampler; all rewards of it, as ``fk-4/image/alignment``. It is made once.
+
+    method: a name, or ``{use: fk, lambda: 50}``. A trained model's sample costs a K-th of its forwards: training pays where it comes near.
+    """
+
+    def __init__(self, method: str | Mapping[str, Any] = "fk", particles: int = 4) -> None:
+        given = {"use": method} if isinstance(method, str) else dict(method)
+        self.part = Part.model_validate({**given, "particles": particles})
+        self.run: Run | None = None
+        self.found: dict[str, Estimate] = {}
+
+    def attach(self, run: Run, catalog: Catalog) -> None:
+        """Called once when the run has its model. Raises RecipeError for a method that cannot work with it."""
+        recipe = run.recipe.model_copy(update={"steering": self.part})
+        if run.engine.sharded is not None:
+            raise RecipeError("evaluator 'steered' samples in one process, which has not all weights of a sharded model; leave it out")
+        self.run, self.method = run, assemble.check(recipe, catalog, where="evaluator 'steered'").steering
+
+    def __call__(self, samples: Rollout, base: Rollout) -> Iterator[tuple[str, torch.Tensor | Estimate]]:
+        if not self.found:
+            self.found = self._measured()
+        yield from self.found.items()
+
+    def _measured(self) -> dict[str, Estimate]:
+        run, method = self.run, self.method
+        assert run is not None and method is not None
+        items, parts = run.heldout_items[: run.recipe.evaluate.prompts], list[Rollout]()
+        with run.trainable.reference():
+            parts = [made.rollout(cond) for cond, made in steered(run, items, method, EVALUATION_SEED)]
+        chosen = Rollout.cat(parts)
+        scores = raw_scores(run.rewards, chosen, run.recipe.rollout.batch, run.engine.device)
+        name = f"{self.part.use}-{method.particles}"
+        return {f"{name}/{reward}": Estimate.of(values, chosen.cond.group) for reward, values in scores.items()}
