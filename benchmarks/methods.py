@@ -1,9 +1,10 @@
 """The online methods side by side on the shipped emoji models: what equal numbers of reward queries, and equal seconds, buy.
 
-Every method trains on one differentiable reward (``image/alignment``) with the same prompts, and is evaluated by the same sampler on the
-same prompts and seeds; a second scorer (``image/alignment-b``), diversity and the distance to the base model are only watched. The baseline
-is the plain model. Back-propagating methods take the reward's gradient at the samples that they scored: a query that gives more, not a
-second query. Seconds are those of training: rollouts, rewards, updates, checkpoints.
+Every method trains on one differentiable reward, small files that still fit their prompt (``TRAINED``), with the same prompts, and is
+evaluated by the same sampler on the same prompts and seeds. The same sum of the true file size and a second scorer (``HELD_OUT``),
+diversity and the distance to the base model are only watched. The baseline is the plain model. Back-propagating methods take the reward's
+gradient at the samples that they scored: a query that gives more, not a second query. Seconds are those of training: rollouts, rewards,
+updates, checkpoints.
 
     python benchmarks/methods.py runs/methods                                  # everything but the teacher; hours on one core
     python benchmarks/methods.py --model flow --methods nft awm --queries 640 runs/short
@@ -40,10 +41,15 @@ from tropism.progress import Progress
 from tropism.recipe import Evaluate, Recipe, read
 
 BASE = "image/rlcm-align"
+TRAINED = {"image/jpeg-estimate": -1.0, "image/alignment": 4.2}  # the metrics and weights of what is trained on
+HELD_OUT = {"image/jpeg-size": -1.0, "image/alignment-b": 4.2}  # and of what stands for it and is not trained on
+REWARD, HELD_OUT_REWARD = "reward", "held-out reward"  # their names as sums
+REWARDS = "rewards=[{use: image/jpeg-estimate, weight: -1}, {use: image/alignment, weight: 4.2}]"
+WATCHED = "evaluate.rewards=[{use: image/jpeg-size, better: lower}, {use: image/alignment-b}]"
 SHARED = (
     "guard=null",
-    "rewards=[{use: image/alignment}]",
-    "evaluate.rewards=[{use: image/alignment-b}]",
+    REWARDS,
+    WATCHED,
     "evaluate.evaluators=[{use: image/diversity}, {use: base-distance}]",
     "rollout.samples=64",
     "rollout.batch=64",
@@ -83,7 +89,7 @@ STUDENT = Model(
         "evaluate.sampler={use: consistency}",
     ),
     {
-        "rlcm": Method("RLCM: policy gradient on the three noisy steps", 1e-3, (POLICY_GRADIENT, *SIBLINGS)),
+        "rlcm": Method("RLCM: policy gradient on the three noisy steps", 2e-3, (POLICY_GRADIENT, *SIBLINGS)),
         "rlcm-direct": Method(
             "RLCM with back-propagation through the last step",
             1e-3,
@@ -186,15 +192,12 @@ class Comparison:
             api.resume(folder, console=self.console)
         if not finished(folder):
             raise KeyboardInterrupt
-        return evaluations(folder / "metrics.jsonl")
+        return summed(evaluations(folder / "metrics.jsonl"))
 
-    def swept(self, model: str, method: str, watched: str) -> list[dict[str, float]]:
-        """What each learning rate reaches on seed ``SWEEP_SEED``: the trained reward, and the watched one."""
-        part, rows = self.recipe(model, method).rewards[0], []
-        for lr in RATES:
-            curve = self.curve(model, method, lr, SWEEP_SEED)
-            rows.append({"lr": lr, "trained": curve[part.use][-1], "watched": curve[watched][-1]})
-        return rows
+    def swept(self, model: str, method: str) -> list[dict[str, float]]:
+        """What each learning rate reaches on seed ``SWEEP_SEED``: the trained reward, and the one held out."""
+        curves = {lr: self.curve(model, method, lr, SWEEP_SEED) for lr in RATES}
+        return [{"lr": lr, "trained": curve[REWARD][-1], "watched": curve[HELD_OUT_REWARD][-1]} for lr, curve in curves.items()]
 
     def forwards(self, model: str, method: str) -> dict[str, float]:
         """Rows that go through the network for each sample, counted in one iteration; kept in OUT."""
@@ -220,6 +223,13 @@ class Comparison:
                 raise RecipeError(f"{model}: {methods[0]} and {name} cannot be compared; they differ in rollout.steps")
 
 
+def summed(curve: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The curve with the two sums, trained and held out, beside their parts."""
+    for name, weights in ((REWARD, TRAINED), (HELD_OUT_REWARD, HELD_OUT)):
+        curve[name] = [sum(weight * curve[metric][at] for metric, weight in weights.items()) for at in range(len(curve["step"]))]
+    return curve
+
+
 def counted(job: Run) -> dict[str, float]:
     """Rows through the network for each sample in an iteration of ``job``: without gradient and with it. Guidance's second row counts."""
     rows = {False: 0, True: 0}
@@ -243,12 +253,10 @@ def compare(comparison: Comparison, models: Sequence[str], wanted: Sequence[str]
         if not methods:
             continue
         comparison.refuse_unequal(model, methods)
-        recipe = comparison.recipe(model, methods[0])
-        part, watched = recipe.rewards[0], recipe.evaluate.rewards[0].use
-        results[model] = {"words": MODELS[model].words, "trained": part.use, "weight": part.weight, "watched": watched, "methods": {}}
+        results[model] = {"words": MODELS[model].words, "trained": REWARD, "weight": 1.0, "watched": HELD_OUT_REWARD, "methods": {}}
         for method in methods:
-            grid = comparison.swept(model, method, watched) if sweep else []
-            lr = max(grid, key=lambda row: part.weight * row["trained"])["lr"] if grid else MODELS[model].methods[method].lr
+            grid = comparison.swept(model, method) if sweep else []
+            lr = max(grid, key=lambda row: row["trained"])["lr"] if grid else MODELS[model].methods[method].lr
             runs = {seed: comparison.curve(model, method, lr, seed) for seed in seeds}
             results[model]["methods"][method] = {
                 "words": MODELS[model].methods[method].words,
@@ -297,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = given.results or given.out
     out.mkdir(parents=True, exist_ok=True)
     line = shlex.join(["python", "benchmarks/methods.py", *words])
-    found = {"command": line, "queries": given.queries, "sweep seed": SWEEP_SEED if given.sweep else None, "models": results}
+    sums = {"trained": TRAINED, "held_out": HELD_OUT}
+    found = {"command": line, **sums, "queries": given.queries, "sweep seed": SWEEP_SEED if given.sweep else None, "models": results}
     (out / "methods.json").write_text(json.dumps(found, indent=1))
     text = page(found)
     (out / "methods.md").write_text(text)

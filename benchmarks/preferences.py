@@ -2,9 +2,9 @@
 
 Two studies. ``online``: D3PO, which is only told which of its samples a hidden reward prefers, against a policy gradient (DDPO's, on the
 same SDE steps) that is given that reward, at equal samples. ``offline``: one fixed set of pairs, made once from the base model's samples,
-of which ``image/alignment`` prefers one; DPO, DPO with safe gradients (SDPO), InPO, SmPO, KTO and, as a control, DPO with the same pairs
-whose labels are shuffled, at equal steps and at equal seconds. The judge of the offline study is ``image/alignment-b``, a scorer that
-labelled nothing. The baseline is the plain model.
+of which a reward prefers one (small files that still fit their prompt); DPO, DPO with safe gradients (SDPO), InPO, SmPO, KTO and, as a
+control, DPO with the same pairs whose labels are shuffled, at equal steps and at equal seconds. The judge of the offline study is the same
+sum of the true file size and of a scorer that labelled nothing. The baseline is the plain model.
 
     python benchmarks/preferences.py --results docs/results runs/preferences
     python benchmarks/preferences.py --quick runs/quick                         # a few steps, to see that all of it works
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from curves import average, plot
-from methods import FLOW, Comparison, Method, refuse_other_weights
+from methods import FLOW, HELD_OUT_REWARD, REWARD, REWARDS, WATCHED, Comparison, Method, refuse_other_weights
 from preferences_page import at_seconds, page
 
 from tropism import api
@@ -37,26 +37,27 @@ SHARED = (
     *MODEL,
     "guard=null",
     "evaluate.sampler={use: ode}",
-    "evaluate.rewards=[{use: image/alignment-b}]",
+    WATCHED,
     "evaluate.evaluators=[{use: image/diversity}, {use: base-distance}]",
     "save.every=20",
 )
-HIDDEN = ("rewards=[{use: image/alignment}]", "rollout.sampler={use: flow-sde, noise: 0.7}")
+HIDDEN = (REWARDS, "rollout.sampler={use: flow-sde, noise: 0.7}")
 JUDGED = (
     "rewards=[]",
     "credit={use: batch}",
     "rollout.group=1",
     "rollout.sampler={use: ode}",
-    "evaluate.rewards=[{use: image/alignment}, {use: image/alignment-b}]",
+    "evaluate.rewards=[{use: image/jpeg-estimate, better: lower}, {use: image/alignment}, {use: image/jpeg-size, better: lower}, "
+    "{use: image/alignment-b}]",
 )
 PAIRS = (
     *MODEL,
     "guard=null",
-    "rewards=[{use: image/alignment}]",
+    REWARDS,
     "rollout.sampler={use: ode}",
     "rollout.group=4",
     "optimizer={use: dpo}",
-    "credit={use: best-worst, scale: 0.05}",  # half of what two siblings differ by, so that SmPO has something to tell apart
+    "credit={use: best-worst, scale: 0.2}",  # half of what two siblings differ by, so that SmPO has something to tell apart
     "seed=100",  # no run has it
 )
 
@@ -74,9 +75,9 @@ class Study:
 
 STUDIES = {
     "online": Study(
-        "a hidden reward, `image/alignment`, by its comparisons alone or by its values",
-        "image/alignment",
-        "image/alignment",
+        "a hidden reward, by its comparisons alone or by its values",
+        REWARD,
+        REWARD,
         HIDDEN,
         {
             "d3po": Method(
@@ -96,9 +97,9 @@ STUDIES = {
         },
     ),
     "offline": Study(
-        "one set of pairs, the better one by `image/alignment`",
-        "image/alignment-b",
-        "image/alignment",
+        "one set of pairs, the better one by the reward",
+        HELD_OUT_REWARD,
+        REWARD,
         JUDGED,
         {
             "dpo": Method("Diffusion-DPO for flows", 1e-3, ("optimizer={use: dpo, beta: 1000, draws: 1}",)),

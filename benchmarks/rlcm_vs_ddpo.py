@@ -32,6 +32,16 @@ from tropism.recipe import Recipe, read
 
 METHODS = ("rlcm", "ddpo")
 RECIPES = "image/{method}-{task}"
+# What both methods have where the recipe of one goes further than the paper that is compared.
+ALIKE = {
+    "compress": (
+        "rewards=[{use: image/jpeg-size, weight: -1}, {use: image/alignment, weight: 7}]",
+        "evaluate.rewards=[{use: image/alignment-b}]",
+        "optimizer={use: policy-gradient, clip: 1e-4, advantage_clip: 10}",
+        "adapter={kind: lora, rank: 16, alpha: 32, targets: [to_q, to_k, to_v, to_out.0, conv1, conv2]}",
+        "train.decay=0",
+    ),
+}
 GRID_SEED = 1000  # of the runs that choose a learning rate
 QUICK = (
     "train.iterations=2",
@@ -49,14 +59,16 @@ Curve = dict[str, list[float]]  # step, samples, seconds and one list for each e
 class Comparison:
     """Runs by task, method, learning rate and seed, each made once."""
 
-    def __init__(self, root: Path, recipes: str, overrides: Sequence[str]) -> None:
-        self.root, self.recipes, self.overrides = root, recipes, overrides
+    def __init__(self, root: Path, recipes: str, overrides: Sequence[str], steps: int | None = None) -> None:
+        self.root, self.recipes, self.overrides, self.steps = root, recipes, overrides, steps
         self.catalog = plugins.manager()[1]
         self.console = Console(stderr=True)
 
     def recipe(self, task: str, method: str, lr: float, seed: int) -> tuple[str, list[str], Recipe]:
         name = self.recipes.format(method=method, task=task)
-        changes = [*self.overrides, "guard=null", f"train.lr={lr!r}", f"seed={seed}"]
+        own = [f"rollout.steps={self.steps}"] if method == "ddpo" and self.steps else []
+        alike = ALIKE.get(task, ()) if self.recipes == RECIPES else ()
+        changes = [*alike, *self.overrides, *own, "guard=null", f"train.lr={lr!r}", f"seed={seed}"]
         return name, changes, api.load_recipe(name, self.catalog, changes)[0]
 
     def curve(self, task: str, method: str, lr: float, seed: int) -> Curve:
@@ -149,12 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", default=["compress", "align"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--lr", nargs="+", type=float, default=[1e-3], help="learning rates that both methods choose from")
+    parser.add_argument("--ddpo-steps", type=int, help="sampler steps of DDPO, if not its recipe's; half of them halve its seconds")
     parser.add_argument("--recipes", default=RECIPES, help="the recipes' names or files, with {method} and {task}")
     parser.add_argument("--runs", type=Path, default=Path("runs/rlcm_vs_ddpo"))
     parser.add_argument("--out", type=Path, help="where results are written; docs/results if not given, with --quick the --runs folder")
     parser.add_argument("--quick", action="store_true", help="two tiny iterations of one seed")
     given = parser.parse_args(words)
-    comparison = Comparison(given.runs, given.recipes, [*(QUICK if given.quick else ()), *given.overrides])
+    comparison = Comparison(given.runs, given.recipes, [*(QUICK if given.quick else ()), *given.overrides], given.ddpo_steps)
     results = compare(comparison, given.tasks, given.seeds[:1] if given.quick else given.seeds, given.lr)
     out = given.out or (given.runs if given.quick else Path("docs/results"))
     out.mkdir(parents=True, exist_ok=True)

@@ -285,6 +285,8 @@ def methods(benchmark, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(module, "BASE", str(tmp_path / "base.yaml"))
     monkeypatch.setattr(module, "SHARED", ("evaluate.rewards=[{use: toy/near, x: -2.0}]",))
+    monkeypatch.setattr(module, "TRAINED", {"toy/near": 2.0})
+    monkeypatch.setattr(module, "HELD_OUT", {"base-distance": 1.0})
     monkeypatch.setattr(module, "RATES", (1e-5, 1e-2))
     monkeypatch.setattr(module, "MODELS", models)
     return module
@@ -307,12 +309,18 @@ def test_online_methods_are_compared_at_equal_queries_and_runs_are_used_again(me
         assert method["curves"]["samples"] == [0.0, 32.0, 64.0]
         slow, fast = method["lr grid"]
         assert method["lr"] == max(slow, fast, key=lambda row: row["trained"])["lr"] and slow["trained"] != fast["trained"]
-        ends = [curve["toy/near"][-1] for curve in method["seeds"].values()]
-        assert method["curves"]["toy/near"][-1][0] == pytest.approx(sum(ends) / 2) and ends[0] != ends[1]
+        ends = [curve["reward"][-1] for curve in method["seeds"].values()]
+        assert method["curves"]["reward"][-1][0] == pytest.approx(sum(ends) / 2) and ends[0] != ends[1]
+        assert method["curves"]["reward"][-1][0] == pytest.approx(2 * method["curves"]["toy/near"][-1][0])
     assert "<svg" in (out / "methods.svg").read_text()
     text = (out / "methods.md").read_text()
-    mean, low, high = plain["direct"]["curves"]["toy/near"][-1]
-    assert f"| direct | {mean:.4f} ± {(high - low) / 2:.4f} |" in text and "| 4 + 1 |" in text and "| base model |" in text
+    mean, low, high = plain["direct"]["curves"]["reward"][-1]
+    assert (
+        "+2 `toy/near`" in text
+        and f"| direct | {mean:.4f} ± {(high - low) / 2:.4f} |" in text
+        and "| 4 + 1 |" in text
+        and "| base model |" in text
+    )
     ends = sorted(curve["seconds"][-1] for curve in plain["direct"]["seeds"].values())
     assert f"| 64 | {ends[0]:.0f} to {ends[1]:.0f} | 4 + 1 |" in text
     written = {file: file.stat().st_mtime_ns for file in out.rglob("metrics.jsonl")}
@@ -378,7 +386,10 @@ def test_the_methods_of_the_shipped_models_can_run_and_be_compared(benchmark, mo
         recipe = comparison.recipe(model, name)
         assemble.check(recipe, comparison.catalog)
         assert recipe.arithmetic()["samples in all"] == 2560 and recipe.evaluate.every == 8
-        assert recipe.rewards[0].use == "image/alignment" and recipe.evaluate.rewards[0].use == "image/alignment-b"
+        assert {part.use: part.weight for part in recipe.rewards} == module.TRAINED
+        assert {part.use: 1 if part.better == "higher" else -1 for part in recipe.evaluate.rewards} == {
+            name: 1 if weight > 0 else -1 for name, weight in module.HELD_OUT.items()
+        }
 
 
 def test_words_on_intervals(benchmark):
@@ -444,4 +455,4 @@ def test_preferences_in_a_few_steps(benchmark, tmp_path, capsys):
     assert len(bases) == 1 and len({method["curves"]["image/alignment-b"][-1][0] for method in offline.values()}) > 3
     text = (tmp_path / "preferences.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip() and "## online" in text and "| shuffled |" in text
-    assert "`image/alignment-b`, which made none, at equal steps" in text and "<svg" in (tmp_path / "preferences.svg").read_text()
+    assert "`held-out reward`, which made none, at equal steps" in text and "<svg" in (tmp_path / "preferences.svg").read_text()
