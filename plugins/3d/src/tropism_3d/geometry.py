@@ -73,7 +73,7 @@ def align(a: np.ndarray, b: np.ndarray, steps: int = 20, enough: float = 1e-5) -
     for _ in range(steps):
         distance, nearest = tree.query(a @ turn.T + shift)
         now = float((distance**2).mean())
-        if last - now < enough * last:
+        if now == 0 or last - now < enough * last:
             break
         turn, shift = rigid(a, b[nearest])
         last = now

@@ -46,10 +46,7 @@ class Geometry:
         volume = solid.flatten(1).float().mean(1)
         before = (base.media["occupancy"].cpu() > shapes.SURFACE).flatten(1).float().mean(1)
         yield "3d/volume", volume
-        yield (
-            "3d/volume-ratio",
-            Estimate(*(value / max(before.mean().item(), 1e-9) for value in Estimate.of(volume, samples.cond.group).as_list())),
-        )
+        yield "3d/volume-ratio", 1 + (volume - before) / before.mean().clamp(min=1e-9)  # by pairs, whose interval is the narrow one
         yield "3d/footprint", footprint(solid)
         yield "3d/components", torch.tensor([float(ndimage.label(one)[1]) for one in solid.numpy()])
         yield "3d/watertight", torch.tensor([float(shape.mesh is not None and shape.mesh.is_watertight) for shape in made])
