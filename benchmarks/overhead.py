@@ -6,8 +6,8 @@ turns, and the number that counts is the median over the rounds of
 
     (epoch - decode - reward) / bare
 
-    python benchmarks/overhead.py                                         # image/rlcm-compress and image/ddpo-compress
-    python benchmarks/overhead.py --recipe image/rlcm-compress rollout.samples=128 --rounds 9 --json overhead.json
+    python benchmarks/overhead.py                                         # image/rlcm-align and image/ddpo-align
+    python benchmarks/overhead.py --recipe image/rlcm-align rollout.samples=128 --rounds 9 --json overhead.json
 
 Every timer waits for the device, so on a GPU, where Python can run ahead of the device, the overhead is an upper bound.
 """
@@ -32,7 +32,7 @@ from tropism.loop import Run
 from tropism.progress import Progress
 from tropism.recipe import Evaluate, Recipe
 
-RECIPES = ("image/rlcm-compress", "image/ddpo-compress")
+RECIPES = ("image/rlcm-align", "image/ddpo-align")
 GOAL = 1.05
 PARTS = ("network forward", "network backward", "decode", "reward", "encode prompts", "torch optimizer")
 

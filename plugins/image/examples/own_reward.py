@@ -1,6 +1,6 @@
 """A reward of your own in one file: pictures that are red.
 
-    tropism run image/rlcm-compress 'rewards=[{use: image/redness}]' guard=null name=image/rlcm-redness \\
+    tropism run image/rlcm-align 'rewards=[{use: image/redness}]' name=image/rlcm-redness \\
         --plugin plugins/image/examples/own_reward.py
 
 A reward is any callable. The names of its arguments say what it needs (``image``, ``prompt``, ``seed``, ``x0``), it returns one number for

@@ -1,4 +1,4 @@
-"""RLCM (arXiv 2404.03673) written out: the loop of ``tropism run image/rlcm-compress`` with the core's parts alone.
+"""RLCM (arXiv 2404.03673) written out: a loop like that of ``tropism run`` with the core's parts alone.
 
     python plugins/image/examples/rlcm.py --iterations 30
 
