@@ -5,8 +5,8 @@
 
 Seconds are those of the processor, over all threads and processes, so that other work on the machine does not count; memory is the most
 that a process has resident, less what it had before the first iteration (weights, libraries). Rounds of the options take turns. On a
-GPU other numbers come out: half precision, compiling and sharding are made for it. float16 is left out: on a processor it is computed
-without fast kernels, more than twenty times slower.
+GPU other numbers come out: half precision, compiling and sharding are made for it. float16 is left out: a processor has no
+fast kernels for it.
 """
 
 from __future__ import annotations

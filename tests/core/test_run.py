@@ -413,7 +413,7 @@ def test_media_leave_the_device_after_decoding_and_an_evaluation_keeps_no_trajec
     assert moved == [8], "once for the one batch of two prompts with four samples each"
     assert samples.steps.x.shape == (8, 0, 2) and samples.steps.x.untyped_storage().nbytes() == 0
     assert len(samples.scores["toy/near"]) == len(samples.media["points"]) == 8
-    assert job.collect().steps.x.shape == (16, 6, 2), "what is learned from keeps its trajectory"
+    assert job.source.collect().steps.x.shape == (16, 6, 2), "what is learned from keeps its trajectory"
 
 
 def test_a_reward_sees_no_more_samples_than_a_batch_of_the_rollout(recipe, plugin, tmp_path):
@@ -422,14 +422,14 @@ def test_a_reward_sees_no_more_samples_than_a_batch_of_the_rollout(recipe, plugi
     (part,) = job.combined.parts
     reward = part.reward
     part.reward = lambda points: (seen.append(len(points)), reward(points))[1]
-    job.score(job.collect())
+    job.source.score(job.source.collect())
     assert seen == [8, 8]
 
 
 def test_samples_of_one_seed_share_no_noise_with_training_or_evaluation(recipe):
     job = api.base(recipe)
     sampled = api.sample(job, [{"prompt": "a"}], count=16, seed=0)
-    trained, evaluated = job.collect(), sampling.evaluation(job)
+    trained, evaluated = job.source.collect(), sampling.evaluation(job)
     seeds = [set(rollout.cond.seed.tolist()) for rollout in (sampled, trained, evaluated)]
     assert [len(found) for found in seeds] == [16, 16, 8]
     assert not seeds[0] & seeds[1] and not seeds[0] & seeds[2] and not seeds[1] & seeds[2]
