@@ -49,6 +49,7 @@ def narrow(mean: float) -> Estimate:
         (1.0, 1.0, -0.1, False),  # the watched one is no worse beyond its interval
         (-1.0, -1.0, -1.0, True),  # a reward with a negative weight improves by falling
         (-1.0, 1.0, -1.0, False),
+        (0.0, -1.0, -1.0, False),  # what has no weight is not trained on
     ],
 )
 def test_an_alarm_needs_a_trained_reward_better_and_a_watched_one_worse(weight, trained, watched, alarm):

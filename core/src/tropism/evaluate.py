@@ -74,7 +74,7 @@ def alarms(
 ) -> list[str]:
     """Signs that the reward is being hacked: a trained reward is better than before beyond its interval, a watched one worse beyond its.
 
-    Both are names with weights, of which only the sign counts: a negative one says that lower is better.
+    Both are names with weights, of which only the sign counts: a negative one says that lower is better, 0 that it is not trained on.
     """
 
     def moved(name: str, weight: float) -> float:
@@ -82,7 +82,7 @@ def alarms(
         change = float(after[name].low > before[name].high) - float(after[name].high < before[name].low)
         return change if weight > 0 else -change
 
-    improved = [name for name, weight in trained if moved(name, weight) > 0]
+    improved = [name for name, weight in trained if weight and moved(name, weight) > 0]
     return [
         f"{', '.join(improved)} improved while {name} {'fell' if weight > 0 else 'rose'} from {before[name].mean:.4g} to "
         f"{after[name].mean:.4g}, beyond both intervals"
