@@ -49,3 +49,14 @@ def register_evaluators() -> list[Entry]:
 @hookimpl
 def register_views() -> list[Entry]:
     return [Entry("3d/occupancy", f"{HERE}.view:ShapeView", "meshes: shaded pictures that turn when enlarged")]
+
+
+@hookimpl
+def register_recipes() -> list[Entry]:
+    return [
+        Entry("3d/dso-dpo", f"{HERE}:recipes/dso-dpo.yaml", "DSO with DPO: furniture that stands"),
+        Entry("3d/dso-dro", f"{HERE}:recipes/dso-dro.yaml", "DSO with a bounded DRO: furniture that stands"),
+        Entry("3d/dso-dpo-paper", f"{HERE}:recipes/dso-dpo-paper.yaml", "DSO with DPO and the paper's hyper-parameters"),
+        Entry("3d/dso-dro-paper", f"{HERE}:recipes/dso-dro-paper.yaml", "DSO with DRO and the paper's hyper-parameters"),
+        Entry("3d/shap-e-dso-dpo", f"{HERE}:recipes/shap-e-dso-dpo.yaml", "DSO with DPO on Shap-E"),
+    ]

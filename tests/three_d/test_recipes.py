@@ -1,0 +1,52 @@
+"""The recipes fit together, and DSO runs from pictures to a report, with a sample that has no surface among the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tropism import api, assemble, plugins
+from tropism.recipe import parse
+
+RECIPES = ("dso-dpo", "dso-dro", "dso-dpo-paper", "dso-dro-paper", "shap-e-dso-dpo")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_fits_together(name: str):
+    catalog = plugins.manager()[1]
+    text = api.recipe_text(f"3d/{name}", catalog)
+    parts = assemble.check(parse(text, name), catalog, text, name)
+    assert parts.train and parts.heldout
+
+
+def test_the_papers_numbers_are_the_papers():
+    recipe = api.load_recipe("3d/dso-dpo-paper", plugins.manager()[1])[0]
+    assert (recipe.adapter.rank, recipe.adapter.alpha, recipe.train.lr, recipe.rollout.steps) == (64, 128, 5e-6, 12)
+    assert recipe.arithmetic()["optimizer steps in all"] == 8000 and recipe.arithmetic()["samples per optimizer step"] == 48
+    assert api.load_recipe("3d/dso-dro-paper", plugins.manager()[1])[0].arithmetic()["optimizer steps in all"] == 4000
+
+
+@pytest.mark.parametrize("name", ["dso-dpo", "dso-dro"])
+def test_dso_runs_from_pictures_to_a_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from tropism_3d.generators.furniture_flow import FurnitureFlow
+
+    decode = FurnitureFlow.decode
+
+    def first_is_empty(self: FurnitureFlow, x0: torch.Tensor) -> dict[str, torch.Tensor]:
+        media = decode(self, x0)
+        media["occupancy"][0] = 0
+        return media
+
+    monkeypatch.setattr(FurnitureFlow, "decode", first_is_empty)
+    small = ["train.iterations=1", "train.updates=1", "train.passes=1", "rollout.samples=8", "rollout.batch=8", "rollout.steps=4"]
+    small += ["evaluate.every=1", "evaluate.prompts=2", "evaluate.show=2", "adapter.rank=2"]
+    folder, status = api.run(f"3d/{name}", small, folder=tmp_path / "run")
+    assert status == "finished"
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = {row["name"]: row["value"] for row in metrics if row["step"] == 1}
+    assert found["eval/3d/meshless"] == 0.5 and 0 <= found["eval/3d/stable-20"] <= 0.5
+    assert (folder / "samples/step-00000001/0000.txt").read_text() == "empty"
+    assert (folder / "report.html").read_text().count("data-mesh=") >= 2
