@@ -386,3 +386,21 @@ def test_an_interval_without_bounds_or_width_is_not_printed() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert words.duration(seconds) == text
+
+
+def test_the_sentence_has_all_that_was_trained_and_the_three_others_that_moved_most():
+    def row(name, after, role="held out"):
+        return Result(f"m/{name}", role, "", Interval(1.0, 0.9, 1.1), Interval(after, after - 0.1, after + 0.1))
+
+    rows = [
+        row("goal", 2.0, "trained"),
+        row("a", 1.01),
+        row("b", 0.5),
+        row("c", -1.0),
+        row("d", 1.6),
+        row("e", 1.2),
+        row("f", 9.0, "distance"),
+    ]
+    parts = outcome(rows)
+    assert [part.split()[0] for part in parts] == ["goal", "b", "d", "e"]
+    assert parts[1] == "b 0.50× of the base"

@@ -12,6 +12,7 @@ from tropism.report.words import TIMES, change, number, short
 Role = Literal["trained", "held out", "diversity", "distance"]
 ROLES: tuple[Role, ...] = ("trained", "held out", "diversity", "distance")
 EVAL, REWARD, TIME = "eval/", "reward/", "time/"
+MOST_HELD_OUT = 3  # in the sentence; the table has all
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,27 @@ def results(run: Run) -> list[Result]:
 
 
 def outcome(rows: list[Result]) -> list[str]:
-    """The parts of one sentence, empty before any evaluation: ``jpeg-size 2.41 → 1.52 kB (-37 %)``, ``alignment 0.98x of the base``."""
+    """The parts of one sentence, empty before any evaluation: ``jpeg-size 2.41 → 1.52 kB (-37 %)``, ``alignment 0.98x of the base``.
+
+    All that was trained, and of what was not the few that moved most.
+    """
+    held_out = sorted((row for row in rows if row.role == "held out"), key=_moved, reverse=True)[:MOST_HELD_OUT]
     parts = []
     for row in rows:
         if row.role == "trained":
             unit = f" {row.unit}" if row.unit else ""
             parts.append(f"{short(row.name)} {number(row.before.mean)} → {number(row.after.mean)}{unit} ({row.change})")
-        elif row.role == "held out":
+        elif row in held_out:
             positive = row.before.mean > 0 and row.after.mean > 0
             told = f"{row.after.mean / row.before.mean:.2f}{TIMES} of the base" if positive else f"{row.change} from the base"
             parts.append(f"{short(row.name)} {told}")
     return parts
+
+
+def _moved(row: Result) -> float:
+    """How far a metric has gone from the base model's, as a ratio up or down; 0 where there is no ratio."""
+    before, after = row.before.mean, row.after.mean
+    return abs(math.log(after / before)) if before > 0 and after > 0 else 0.0
 
 
 def _so_far(run: Run) -> dict[str, Change]:
