@@ -224,10 +224,12 @@ class Comparison:
 
 
 def summed(curve: dict[str, list[float]]) -> dict[str, list[float]]:
-    """The curve with the two sums, trained and held out, beside their parts."""
-    for name, weights in ((REWARD, TRAINED), (HELD_OUT_REWARD, HELD_OUT)):
-        curve[name] = [sum(weight * curve[metric][at] for metric, weight in weights.items()) for at in range(len(curve["step"]))]
-    return curve
+    """The curve with the two sums, trained and held out, before their parts."""
+    sums = {
+        name: [sum(weight * curve[metric][at] for metric, weight in weights.items()) for at in range(len(curve["step"]))]
+        for name, weights in ((REWARD, TRAINED), (HELD_OUT_REWARD, HELD_OUT))
+    }
+    return {**sums, **curve}
 
 
 def counted(job: Run) -> dict[str, float]:
