@@ -34,7 +34,7 @@ LAYERS = [
     {"toy", "toy_chains", "evaluate", "gallery", "guard", "spread", "even", "report", "judged", "steerable"},
     {"assemble", "testing"},
     {"runfolder", "state", "sampling", "network", "rollouts", "offline", "particles", "baseline"},
-    {"loop", "own_pairs", "steered"},
+    {"loop", "own_pairs", "steerfolder"},
     {"api", "turning"},
     {"exports"},
     {"cli"},

@@ -34,7 +34,7 @@ from tropism.types import Item
 
 if TYPE_CHECKING:
     from tropism.report.told import Told
-    from tropism.steered import Way
+    from tropism.steerfolder import Way
 
 Named = str | Mapping[str, Any]
 DEFAULT = "fk"
@@ -118,7 +118,7 @@ def steer_recipe(
     method: the recipe's own, or ``fk``, by default. Raises RecipeError, before any weight is loaded, for what cannot be steered, and where
     ``folder`` holds something.
     """
-    from tropism import checkpoint, plugins, report, runfolder, steered
+    from tropism import checkpoint, plugins, report, runfolder, steerfolder
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"{folder} exists and is not an empty folder; name another")
@@ -137,7 +137,7 @@ def steer_recipe(
         job.trainable.load_state_dict(checkpoint.load(newest)["trainable"])
     chosen = job.heldout_items[:items] if isinstance(items, int) else items
     with job.trainable.averaged():
-        told = steered.write(job, chosen, ways, seed, folder, say)
+        told = steerfolder.write(job, chosen, ways, seed, folder, say)
     report.steered(folder, plugins.views(catalog))
     return told
 
@@ -156,7 +156,7 @@ def _changes(place: str, method: str | None, particles: int | None, catalog: Cat
 
 def _ways(recipe: Recipe, compare: Sequence[str], catalog: Catalog, text: str, where: str) -> list[Way]:
     """The recipe's method and those to compare, each checked with its sampler and rewards before any weight is loaded."""
-    from tropism.steered import UNSTEERED, Way
+    from tropism.steerfolder import UNSTEERED, Way
 
     assert recipe.steering is not None
     first = assemble.check(recipe, catalog, text, where).steering
