@@ -13,8 +13,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/ready
 	$(BIN)/tropism run image/rlcm-compress
 
+# Two processes of one thread each; a file's tests stay together, as they share what is slow to build.
 test: $(VENV)/ready-test lint types
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: $(VENV)/ready-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -46,5 +47,5 @@ $(VENV)/ready: $(VENV)/torch $(PROJECTS)
 	@touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	@$(PIP) --constraint constraints.txt ruff mypy pytest pytest-cov tensorboard matplotlib pyarrow types-PyYAML
+	@$(PIP) --constraint constraints.txt ruff mypy pytest pytest-cov pytest-xdist tensorboard matplotlib pyarrow types-PyYAML
 	@touch $@

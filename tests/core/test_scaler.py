@@ -86,3 +86,10 @@ def test_skipped_updates_are_counted_and_a_resumed_run_is_the_unbroken_one(tmp_p
     states = [checkpoint.load(checkpoint.latest(folder / "checkpoints")) for folder in folders.values()]
     for part in ("trainable", "optimizer", "scaler"):
         assert str(states[0][part]) == str(states[1][part])
+
+
+def test_an_update_that_nobody_teaches_is_no_fault():
+    engine, weight = Engine("cpu", "fp16"), torch.nn.Parameter(torch.ones(2))
+    before = engine.scaler.scale
+    assert engine.update(torch.optim.AdamW([weight], lr=0.1), [weight], 1.0) == 0.0
+    assert torch.equal(weight, torch.ones(2)) and engine.scaler.scale == before

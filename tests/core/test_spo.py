@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from tests.core.pairs_of_toys import by_differences, log_sigmoid, move
+from tropism import api, assemble, plugins
 from tropism.diffusion.branching import branch, branches
 from tropism.diffusion.flow_samplers import FlowSde, Ode
 from tropism.diffusion.rollout import replay
 from tropism.diffusion.samplers import DDIM
+from tropism.errors import RecipeError
 from tropism.judges import BestWorst
 from tropism.optimizers.base import StepPairBatch, plan
 from tropism.optimizers.spo import Spo
@@ -234,3 +236,15 @@ def test_shares_add_up_and_updates_have_chains_of_their_own():
 def test_options_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_window_is_refused_since_it_has_its_own_steps():
+    with pytest.raises(RecipeError, match="'spo' branches at all noisy steps but those that it skips; leave the window out"):
+        _, catalog = plugins.manager()
+        assemble.check(api.load_recipe("toy/spo", catalog, ["rollout.window={size: 1, place: random}"])[0], catalog)
+
+
+def test_steps_without_noise_cannot_branch():
+    policy = ToyPolicy()
+    with pytest.raises(ValueError, match="none of the 4 steps that are kept"):
+        branch(policy, condition(policy, [{"prompt": "p"}] * 4, 0, 4), DDIM(1.0), 4, kept=range(3, 4))

@@ -11,14 +11,16 @@ from click.testing import CliRunner, Result
 
 import tropism
 from tests import tiny
-from tropism import report, turning
+from tropism import api, plugins, report, turning
 from tropism.cli import cli
 from tropism.diffusion.flow_samplers import FlowSde, Ode
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.errors import PluginError, SteeringError, TropismError
 from tropism.particles import MOST, condition
 from tropism.policies.pipeline import capture
+from tropism.recipe import Part
 from tropism.report import told
+from tropism.steerable import misfits
 from tropism.steering.fk import Fk
 from tropism.toy import Near, ToyPolicy
 
@@ -259,3 +261,16 @@ def test_the_steered_base_model_is_a_baseline_of_every_evaluation(tmp_path):
     assert fk[0] > one[0]
     refused = run("run", "toy/ddpo", *FEW, "evaluate.evaluators=[{use: steered, method: fkk}]", "--out", tmp_path / "no")
     assert refused.exit_code == 1 and "evaluator 'steered'" in refused.output and "did you mean 'fk'" in refused.output
+
+
+def test_a_recipe_without_rewards_has_nothing_to_steer_toward():
+    recipe = api.load_recipe("toy/dpo", plugins.manager()[1])[0].model_copy(update={"rewards": (), "steering": Part(use="fk")})
+    assert list(misfits(recipe, [], 5, Fk(), None)) == [(("steering",), "there is no reward to steer toward; name one under rewards")]
+
+
+def test_the_baseline_steers_for_itself_in_a_run_that_learns_from_steered_samples(tmp_path):
+    words = ["steering={use: fk, select: all}", "train.iterations=1", "evaluate.evaluators=[{use: steered, method: psp, particles: 8}]"]
+    result = run("run", "toy/ddpo", *STEERED, *words, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    names = {json.loads(line)["name"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()}
+    assert "eval/psp-8/toy/near" in names

@@ -17,6 +17,7 @@ from tropism.steering.best_of_n import BestOfN
 from tropism.steering.bfs import Bfs
 from tropism.steering.psp import Psp
 from tropism.steering.rollover import Rollover
+from tropism.steering.search import heights
 from tropism.steering.steered import Steered
 from tropism.steering.svdd import Svdd
 from tropism.toy_chains import task
@@ -123,6 +124,17 @@ def test_prompts_of_one_search_have_their_own_quotas():
     search = scripted(2, [0.0, 0.0, 1.0, -3.0, -2.0, -4.0], particles=1, prompts=2)
     found = Rollover(particles=1, forwards=4).run(search)
     assert found.reward.tolist() == [[1.0], [-2.0]] and found.forwards == 2 + 1 + 3
+
+
+def test_where_no_reward_is_there_all_are_drawn_alike():
+    reward = torch.tensor([[float("nan")] * 3, [float("nan"), 1.0, -2.0]])
+    assert heights(reward).tolist() == [[0.0, 0.0, 0.0], [-float("inf"), 1.0, -2.0]]
+
+
+def test_two_cuts_at_one_step_are_refused_and_a_late_one_is_made():
+    with pytest.raises(SteeringError, match="two cuts at one of 3 steps"):
+        on_toy(Psp(particles=4, prune=[[0.3, 0.5], [0.35, 0.25]]), steps=3)
+    assert on_toy(Psp(particles=4, prune=[[0.95, 0.5]]), steps=3).reward.shape[1] == 2
 
 
 def test_a_reward_that_is_no_number_never_wins():

@@ -241,7 +241,9 @@ def _unlearnable(recipe: Recipe, targets: dict[Path, Any], sampler: Any, credit:
         )
     if window is not None and (problem := window.problem(steps)):
         yield ("rollout", "window"), problem
-    if window is not None and ("steps" not in optimizer.needs or "endings" in optimizer.needs):
+    if window is not None and "branches" in optimizer.needs:
+        yield ("rollout", "window"), f"'{name}' branches at all noisy steps but those that it skips; leave the window out"
+    elif window is not None and ("steps" not in optimizer.needs or "endings" in optimizer.needs):
         yield ("rollout", "window"), f"'{name}' learns from whole samples; only optimizers that learn from steps alone have a window"
     if window is not None and window.elsewhere == "ode" and isinstance(sampler, Consistency):
         yield ("rollout", "window"), f"the ODE does not go where '{kind}' goes; write elsewhere: noise, and only the window is trained"

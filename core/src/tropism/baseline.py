@@ -36,7 +36,8 @@ class Steered:
 
     def attach(self, run: Run, catalog: Catalog) -> None:
         """Called once when the run has its model. Raises RecipeError for a method that cannot work with it."""
-        recipe = run.recipe.model_copy(update={"steering": self.part})
+        rollout = run.recipe.rollout.model_copy(update={"steering": False})  # it steers for itself, whatever the run does
+        recipe = run.recipe.model_copy(update={"steering": self.part, "rollout": rollout})
         if run.engine.sharded is not None:
             raise RecipeError("evaluator 'steered' samples in one process, which has not all weights of a sharded model; leave it out")
         self.run, self.method = run, assemble.check(recipe, catalog, where="evaluator 'steered'").steering

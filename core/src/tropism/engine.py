@@ -93,8 +93,9 @@ class Engine:
         learning = list(parameters)
         if self.sharded is None:  # else the backward pass has averaged them
             self.processes.average_gradients(learning)
-        if self.scaler is not None:
-            torch._foreach_mul_([p.grad for p in learning if p.grad is not None], 1 / self.scaler.scale)
+        grads = [p.grad for p in learning if p.grad is not None]  # none where no sample had anything to teach
+        if self.scaler is not None and grads:
+            torch._foreach_mul_(grads, 1 / self.scaler.scale)
         norm: float = whole(torch.nn.utils.clip_grad_norm_(learning, max_norm)).item()
         try:
             if self.scaler is None and not norm < float("inf"):

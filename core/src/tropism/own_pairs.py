@@ -26,6 +26,8 @@ def write(job: Run, folder: Path, count: int) -> int:
     were. Raises RecipeError where the recipe has no judge.
     """
     source, step, rollout = job.source, job.step, job.recipe.rollout
+    if "branches" in job.optimizer.needs:
+        raise RecipeError(f"recipe {job.recipe.name} judges what single steps promise, not finished samples; take one with dpo")
     if not isinstance(job.credit, Judge) or not isinstance(source, Rollouts):
         raise RecipeError(
             f"recipe {job.recipe.name} compares no samples of its own; write credit: {{use: best-worst}} and rollout.group: 2"

@@ -55,7 +55,8 @@ def together(job: Run, cond: Condition) -> Rollout:
     """
     method = job.steering
     assert method is not None
-    made = steer(InPrecision(job.policy, job.engine), cond, job.sampler, job.recipe.rollout.steps, job.combined, method)
+    rollout, policy = job.recipe.rollout, InPrecision(job.policy, job.engine)
+    made = steer(policy, cond, job.sampler, rollout.steps, job.combined, method, chunk=rollout.decode or rollout.batch)
     if made.chosen.shape[1] != method.particles:
         name, count = type(method).__name__.lower(), made.chosen.shape[1]
         raise SteeringError(f"'{name}' gives {count} of {method.particles} particles; a rollout learns from all: take fk, svdd or bfs")

@@ -22,6 +22,8 @@ def misfits(recipe: Recipe, rewards: list[Any], noisy: int, steering: Any, optim
     if not isinstance(steering, Method):
         yield ("steering",), f"'{name}' is a {type(steering).__name__}, which is no subclass of tropism.steering.base.Method"
         return
+    if not recipe.rewards:
+        yield ("steering",), "there is no reward to steer toward; name one under rewards"
     if "noise" in steering.needs and not noisy:
         yield (
             ("steering",),

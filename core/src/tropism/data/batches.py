@@ -18,7 +18,7 @@ from tropism.data.media import Media
 from tropism.data.records import Label, Preference, Record
 from tropism.data.stream import Stream
 from tropism.data.tally import Tally
-from tropism.errors import DataError
+from tropism.errors import DataError, TropismError
 from tropism.types import Item
 
 Decode = Callable[[list[bytes]], torch.Tensor]  # the bytes of a medium's parts -> [3, H, W] in [0, 1], or what the modality has
@@ -143,6 +143,8 @@ class Batches:
             return self.decode(parts)
         except BadRow as fault:
             raise BadRow(fault.kind, f"{media.name}: {fault.reason}") from fault
+        except TropismError:  # something is missing on this machine, not wrong with the row
+            raise
         except Exception as error:  # damaged media make decoders raise anything; the row is named and the run goes on
             raise BadRow("unreadable media", f"{media.name}: {type(error).__name__}: {error}") from error
 

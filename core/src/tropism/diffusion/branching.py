@@ -32,6 +32,8 @@ def branch(policy: Policy, cond: Condition, sampler: Sampler, steps: int, *, kep
     levels = sampler.levels(policy.schedule, steps)
     noisy = (sampler.deviation(levels[:-1], levels[1:]) > 0).tolist()
     forks, levels = [index for index in kept if index < len(noisy) and noisy[index]], levels.to(device)
+    if not forks:
+        raise ValueError(f"none of the {len(noisy)} steps that are kept ({kept.start} to {kept.stop - 1}) has noise, so nothing can branch")
     chain = cond.take(torch.arange(0, len(cond), size))
     own = Draw(cond.seed.tolist(), device)
     draw = Draw([sample_seed(seed, CHAIN) for seed in chain.seed.tolist()], device)

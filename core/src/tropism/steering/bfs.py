@@ -16,7 +16,7 @@ from tropism.steering.base import Method
 from tropism.steering.best_of_n import at_least_one
 from tropism.steering.resampling import ssp
 from tropism.steering.schedule import Schedule
-from tropism.steering.search import Search, ranked, rows_of
+from tropism.steering.search import Search, heights, rows_of
 from tropism.steering.smc import useful
 from tropism.steering.steered import SELECTORS, Steered, known
 from tropism.steering.strength import Strength
@@ -55,7 +55,7 @@ class Bfs(Method):
                 lam = self.strength.full(reward, lam)
                 counting = torch.where(lam.isfinite(), lam, 0.0) * index / steps
                 chance = task.chance.uniform((task.particles,)).double().cpu()
-                children = ssp(torch.softmax(ranked(counting[:, None] * reward), 1), chance)
+                children = ssp(torch.softmax(heights(counting[:, None] * reward), 1), chance)
                 search.went(index, reward, children, counting)
                 state = gather(state, rows_of(children, task.particles))
             state, _ = task.move(state, index)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tropism.errors import SteeringError
 from tropism.steering.base import Method
 from tropism.steering.best_of_n import at_least_one
 from tropism.steering.search import Search, highest, rows_of
@@ -42,7 +43,9 @@ class Psp(Method):
     @torch.no_grad()
     def run(self, task: Task) -> Steered:
         search, process, draw = Search(task), task.process, task.draw
-        cuts = {round(when * process.steps): math.ceil(part * task.particles) for when, part in self.prune}
+        cuts = {min(round(when * process.steps), process.steps - 1): math.ceil(part * task.particles) for when, part in self.prune}
+        if len(cuts) < len(self.prune):
+            raise SteeringError(f"prune: {[list(pair) for pair in self.prune]} has two cuts at one of {process.steps} steps; take fewer")
         state, rows = task.start(), torch.arange(task.prompts * task.particles)
         for index in range(process.steps):
             state = task.look(state, index)

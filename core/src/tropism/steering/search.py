@@ -98,6 +98,12 @@ def ranked(reward: torch.Tensor) -> torch.Tensor:
     return torch.where(reward.isnan(), -torch.inf, reward)
 
 
+def heights(reward: torch.Tensor) -> torch.Tensor:
+    """Rewards to draw by, [.., M]: those that are absent never, unless all of a row are, which are then alike."""
+    ranks = ranked(reward)
+    return torch.where((ranks == -torch.inf).all(-1, keepdim=True), 0.0, ranks)
+
+
 def highest(reward: torch.Tensor, count: int) -> torch.Tensor:
     """The ``count`` best of each prompt [P, count], in their order; the first of equals."""
     return ranked(reward).sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1)[0]

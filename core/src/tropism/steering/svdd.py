@@ -16,7 +16,7 @@ from tropism.steering.base import Method
 from tropism.steering.best_of_n import at_least_one
 from tropism.steering.resampling import multinomial
 from tropism.steering.schedule import EVERY_STEP, Schedule
-from tropism.steering.search import Search, copies, ranked, several
+from tropism.steering.search import Search, copies, heights, ranked, several
 from tropism.steering.steered import SELECTORS, Steered, known
 from tropism.steering.task import Task, gather
 from tropism.types import Tree
@@ -78,8 +78,7 @@ class Svdd(Method):
 
     def _taken(self, task: Task, reward: torch.Tensor) -> torch.Tensor:
         """Which candidate [B] each chain takes; its own where none of [B, M] has a reward."""
-        height, u = ranked(reward), task.guess.uniform((1,)).double().cpu()  # drawn for the best too: a small alpha is then the same run
+        u = task.guess.uniform((1,)).double().cpu()  # drawn for the best too: a small alpha is then the same run
         if self.alpha == 0:
-            return height.argmax(1)
-        height = torch.where((height == -torch.inf).all(1, keepdim=True), 0.0, height)
-        return multinomial(torch.softmax(height / self.alpha, 1), u)[:, 0]
+            return ranked(reward).argmax(1)
+        return multinomial(torch.softmax(heights(reward) / self.alpha, 1), u)[:, 0]
