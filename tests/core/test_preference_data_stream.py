@@ -23,7 +23,7 @@ from tropism.data.records import Label
 from tropism.data.stream import Stream
 from tropism.data.unpaired import Unpaired
 from tropism.data.webdataset import WebDataset
-from tropism.errors import DataError
+from tropism.errors import DataError, TropismError
 from tropism.toy import ToyPolicy
 
 
@@ -257,6 +257,15 @@ def test_shapes_that_differ_are_named(tmp_path):
 
     with pytest.raises(DataError, match=r"huge media: 4\n    .*x.tar row 0 .'0'. jpg_0: too many pixels"):
         Batches(Stream(layout, seed=None), refuse).pairs(1)
+
+
+def test_a_reader_that_is_missing_ends_the_run_and_is_no_fault_of_the_rows(tmp_path):
+    def decode(parts: list[bytes]) -> torch.Tensor:
+        raise TropismError("reading video files needs decord: pip install 'tropism-video[files]'")
+
+    layout = WebDataset(str(write.as_tar(tmp_path / "x.tar", {"0": write.tar_pair(0)})))
+    with pytest.raises(TropismError, match="needs decord"):
+        Batches(Stream(layout, seed=None), decode).pairs(1)
 
 
 def test_batches_become_pairs_and_labels_of_a_policy(tmp_path):
