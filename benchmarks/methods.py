@@ -30,6 +30,7 @@ import torch
 from curves import average, plot
 from methods_page import page
 from overhead import epoch
+from results import write
 from rich.console import Console
 from rlcm_vs_ddpo import evaluations, finished
 from stopwatch import first
@@ -304,16 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = compare(comparison, given.model, given.methods, given.seeds, given.sweep)
     if not results:
         parser.error(f"none of the methods {', '.join(given.methods)} runs on {', '.join(given.model)}")
-    out = given.results or given.out
-    out.mkdir(parents=True, exist_ok=True)
     line = shlex.join(["python", "benchmarks/methods.py", *words])
     sums = {"trained": TRAINED, "held_out": HELD_OUT}
     found = {"command": line, **sums, "queries": given.queries, "sweep seed": SWEEP_SEED if given.sweep else None, "models": results}
-    (out / "methods.json").write_text(json.dumps(found, indent=1))
-    text = page(found)
-    (out / "methods.md").write_text(text)
-    plot(results, out / "methods.svg")
-    print(text)
+    write(given.results or given.out, "methods", found, page(found), lambda file: plot(results, file))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 from curves import average, plot
 from methods import FLOW, HELD_OUT_REWARD, REWARD, REWARDS, WATCHED, Comparison, Method, refuse_other_weights
 from preferences_page import at_seconds, page
+from results import write
 
 from tropism import api
 from tropism.data.feedback import CHOICES
@@ -212,15 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = compare(comparison, given.study, given.methods, given.seeds)
     if not results:
         parser.error(f"none of the methods {', '.join(given.methods)} is in {', '.join(given.study)}")
-    out = given.results or given.out
-    out.mkdir(parents=True, exist_ok=True)
     line = shlex.join(["python", "benchmarks/preferences.py", *words])
     found = {"command": line, "pairs": given.pairs, "steps": given.steps, "size": given.size, "studies": results}
-    (out / "preferences.json").write_text(json.dumps(found, indent=1))
-    text = page(found)
-    (out / "preferences.md").write_text(text)
-    plot(results, out / "preferences.svg", "samples, or records of a data set")
-    print(text)
+    write(
+        given.results or given.out, "preferences", found, page(found), lambda file: plot(results, file, "samples, or records of a data set")
+    )
 
 
 if __name__ == "__main__":

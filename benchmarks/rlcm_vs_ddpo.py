@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from curves import average, plot, table
+from results import write
 from rich.console import Console
 
 from tropism import api, plugins
@@ -170,13 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison = Comparison(given.runs, given.recipes, [*(QUICK if given.quick else ()), *given.overrides], given.ddpo_steps)
     results = compare(comparison, given.tasks, given.seeds[:1] if given.quick else given.seeds, given.lr)
     out = given.out or (given.runs if given.quick else Path("docs/results"))
-    out.mkdir(parents=True, exist_ok=True)
     line = shlex.join(["python", "benchmarks/rlcm_vs_ddpo.py", *words])
-    (out / "rlcm_vs_ddpo.json").write_text(json.dumps({"command": line, "tasks": results}, indent=1))
-    text = table(results, line)
-    (out / "rlcm_vs_ddpo.md").write_text(text)
-    plot(results, out / "rlcm_vs_ddpo.svg")
-    print(text)
+    write(out, "rlcm_vs_ddpo", {"command": line, "tasks": results}, table(results, line), lambda file: plot(results, file))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from methods import BASE
 from methods import MODELS as TRAINED
+from results import write
 from rich.console import Console
 from steering_cost import cost
 from steering_page import page, plot
@@ -284,15 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds,
         [1, 2] if given.quick else [1, 2, 4, 8, 16, 32],
     )
-    out = given.results or given.out
-    out.mkdir(parents=True, exist_ok=True)
     line = shlex.join(["python", "benchmarks/steering.py", *words])
     found = {"command": line, "prompts": prompts, "seeds": given.seeds, "models": results, "cost": {"model": first, **price}}
-    (out / "steering.json").write_text(json.dumps(found, indent=1))
-    text = page(found)
-    (out / "steering.md").write_text(text)
-    plot(results, out / "steering.svg")
-    print(text)
+    write(given.results or given.out, "steering", found, page(found), lambda file: plot(results, file))
 
 
 if __name__ == "__main__":
