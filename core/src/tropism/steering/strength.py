@@ -10,7 +10,8 @@ import torch
 
 from tropism.steering.weights import effective, particles_of
 
-HALVINGS = 60
+PARTS = torch.arange(1, 64, dtype=torch.float64) / 64
+ROUNDS = 10  # of 64 parts each: all the digits there are
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,24 @@ def is_number(given: Any) -> bool:
 
 def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
     """The lambda [P] at which exp(lambda r) has effective size 1 + ``part`` (K - 1), for rewards [P, K]; those that are not finite are
-    no particles. Infinite where so many have the highest reward that no lambda goes that low. By bisection: the size falls with lambda.
+    no particles. Infinite where so many have the highest reward that no lambda goes that low. The size falls with lambda, so an interval is
+    cut into many parts at once and one of them kept: each cut costs a few small operations, however many parts it has.
     """
     alive = rewards.isfinite()
     top = torch.where(alive, rewards, -torch.inf).amax(1, keepdim=True)
     below = torch.where(alive, rewards - top, 0.0)
 
-    def size(lam: torch.Tensor) -> torch.Tensor:
-        return effective(torch.where(alive, lam[:, None] * below, -torch.inf))
+    def size(lam: torch.Tensor) -> torch.Tensor:  # [P, M] -> [P, M]
+        logw = torch.where(alive[:, None], lam[..., None] * below[:, None], -torch.inf)
+        return effective(logw.flatten(0, 1)).reshape(lam.shape)
 
     nearest = torch.where(below < 0, below, -torch.inf).amax(1)  # minus infinity where all are alike
     target = particles_of(part, alive.sum(1).double())
     low, high = torch.zeros_like(target), (-50 / nearest).clamp(max=1e30)  # there all but the highest have no weight
-    reached = (nearest > -torch.inf) & (size(high) <= target)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        above = size(middle) > target
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    reached = (nearest > -torch.inf) & (size(high[:, None])[:, 0] <= target)
+    for _ in range(ROUNDS):
+        tried = low[:, None] + (high - low)[:, None] * PARTS
+        step = (size(tried) > target[:, None]).sum(1, keepdim=True)  # so many are too small
+        edges = torch.cat([low[:, None], tried, high[:, None]], 1)
+        low, high = edges.gather(1, step)[:, 0], edges.gather(1, step + 1)[:, 0]
     return torch.where(reached, high, torch.inf)
