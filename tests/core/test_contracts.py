@@ -142,8 +142,15 @@ class TestPreferences(OptimizerContract):
 
 class TestBackPropagation(OptimizerContract):
     @pytest.fixture(
-        params=[Direct(), Direct(3), Direct([1, 5], recompute=True), Direct([2, 3], jump=True, ceiling=1.0), RlcmDirect(direct=2.0)],
-        ids=["draft-1", "draft-3", "alignprop", "refl", "rlcm-direct"],
+        params=[
+            Direct(),
+            Direct(3),
+            Direct([1, 5], recompute=True),
+            Direct([2, 3], jump=True, ceiling=1.0),
+            Direct(2, kl=0.5),
+            RlcmDirect(direct=2.0),
+        ],
+        ids=["draft-1", "draft-3", "alignprop", "refl", "tied", "rlcm-direct"],
     )
     def optimizer(self, request):
         return request.param

@@ -235,6 +235,26 @@ def test_a_ceiling_silences_samples_that_are_good_enough():
     assert all((gradient == 0).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("last", [1, 3])
+def test_direct_is_held_to_what_the_base_model_makes_of_the_same_state(last):
+    optimizer = Direct(last, kl=0.7)
+    policy, rollout, (batch,) = begin(optimizer)
+    rows = torch.arange(COUNT)
+    base = finish(policy, ODE, rollout, rows, last).detach()  # nothing has been learned, so the weights are still the base model's
+    loss, metrics = optimizer.loss(policy, batch)
+    assert loss.item() == pytest.approx(-near_of(rollout).mean().item()) and metrics["from_base"] == 0
+    move(policy, 0.1, seed=2)
+    x0 = finish(policy, ODE, rollout, rows, last)
+    loss, metrics = optimizer.loss(policy, batch)
+    expected = -Near()(x0).mean() + 0.7 * (x0 - base).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["from_base"].item() == pytest.approx((x0 - base).square().mean().item(), rel=1e-4)
+    found, wanted = (torch.autograd.grad(value, policy.network.layers[-1].bias)[0] for value in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+    with pytest.raises(ValueError, match="kl: -1; expected 0 or more"):
+        Direct(kl=-1)
+
+
 def test_alignprop_draws_the_number_of_steps_once_a_pass():
     optimizer = Direct([1, 4])
     policy, rollout, _ = begin(optimizer)

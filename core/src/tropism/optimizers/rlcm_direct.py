@@ -37,7 +37,7 @@ class RlcmDirect(PolicyGradient):
         if isinstance(batch, StepBatch):
             return super().loss(policy, batch)
         rollout = batch.rollout
-        reward = ending(policy, batch, 1)
+        reward = batch.reward(ending(policy, batch, 1))
         scale = self.direct / (_unit(rollout) * int(rollout.steps.on.sum()) * rollout.x0[0].numel())
         return -scale * reward.mean(), {"direct_reward": reward.detach().mean()}
 

@@ -16,6 +16,7 @@ def register_rewards() -> list[Entry]:
         Entry("3d/robustness", f"{HERE}.rewards.stability:Robustness", "share of kicks, floors and slopes under which it stands"),
         Entry("3d/likeness", f"{HERE}.rewards.likeness:Likeness", "F-score to the real object; to be watched"),
         Entry("3d/emptiness", f"{HERE}.rewards.likeness:emptiness", "share of the cube left empty; to be watched"),
+        Entry("3d/barrier", f"{HERE}.rewards.barrier:Barrier", "energy to tip an object over, differentiable, without a simulation"),
         Entry("3d/support-margin", f"{HERE}.rewards.support:SupportMargin", "how far over its footprint the mass is, without a simulation"),
     ]
 
