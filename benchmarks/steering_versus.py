@@ -34,14 +34,20 @@ def best_of(reward: torch.Tensor, other: torch.Tensor, n: float) -> tuple[torch.
     return first, second
 
 
+def price(runs: Sequence[Mapping[str, Any]], what: str) -> float:
+    """What a method takes, by several runs: its mean forwards; its least seconds, as other work on the machine only adds to them."""
+    found = [float(run[what]) for run in runs]
+    return min(found) if what == "seconds" else sum(found) / len(found)
+
+
 def against(runs: Sequence[Mapping[str, Any]], pools: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
     """How much better a method is than best-of-N of the same ``forwards`` or ``seconds``: both rewards, with intervals over prompts."""
     differences: dict[str, list[torch.Tensor]] = {"reward": [], "held out": []}
     sizes, prompts = [], list[int]()
-    spent, price = (sum(run[what] for run in several) / len(several) for several in (runs, pools))
+    spent, dear = (price(several, what) for several in (runs, pools))
     for run, pool in zip(runs, pools, strict=True):
         reward, other = torch.tensor(pool["reward"], dtype=torch.float64), torch.tensor(pool["held out"], dtype=torch.float64)
-        n = max(1.0, spent / (price / reward.shape[1]))
+        n = max(1.0, spent / (dear / reward.shape[1]))
         sizes.append(n)
         for name, expected in zip(("reward", "held out"), best_of(reward, other, n), strict=True):
             differences[name].append(torch.tensor(run[name], dtype=torch.float64)[:, 0] - expected)
@@ -56,7 +62,7 @@ def against(runs: Sequence[Mapping[str, Any]], pools: Sequence[Mapping[str, Any]
 
 def summed(runs: Sequence[Mapping[str, Any]], pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A method's means over seeds and prompts, and its differences to best-of-N."""
-    means = {name: sum(run[name] for run in runs) / len(runs) for name in ("forwards", "calls", "seconds")}
+    means = {name: price(runs, name) for name in ("forwards", "calls", "seconds")}
     values = {
         name: torch.tensor([run[name] for run in runs], dtype=torch.float64)[..., :1].mean().item() for name in ("reward", "held out")
     }
@@ -67,10 +73,10 @@ def summed(runs: Sequence[Mapping[str, Any]], pools: Sequence[Mapping[str, Any]]
 def curve(pools: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Best-of-N for N = 1, 2, 4, ...: means of both rewards, and what N samples of a prompt take."""
     size = len(pools[0]["reward"][0])
-    price = {what: sum(pool[what] for pool in pools) / len(pools) / size for what in ("forwards", "seconds")}
+    one = {what: price(pools, what) / size for what in ("forwards", "seconds")}
     rows = []
     for n in [2**power for power in range(size.bit_length()) if 2**power <= size]:
         both = [best_of(torch.tensor(pool["reward"]), torch.tensor(pool["held out"]), n) for pool in pools]
         reward, other = (torch.stack([pair[index] for pair in both]).mean().item() for index in (0, 1))
-        rows.append({"n": n, "reward": reward, "held out": other, **{what: n * value for what, value in price.items()}})
+        rows.append({"n": n, "reward": reward, "held out": other, **{what: n * value for what, value in one.items()}})
     return rows

@@ -48,7 +48,7 @@ def test_a_method_and_its_arguments(catalog):
     ).steering
     assert isinstance(made, Fk) and made.particles == 8
     assert made.how.strength == Strength(ess=0.3, most=50, rising=0.1)
-    assert made.how.schedule == Schedule(0.1, 0.8, 0.0, 0.5) and made.how.resampler is ssp
+    assert made.how.schedule == Schedule(0.1, 0.75, 0.0, 0.5) and made.how.resampler is ssp
 
 
 def test_the_registered_methods_and_their_settings(catalog):
@@ -132,7 +132,7 @@ def test_plugins_add_their_own_methods(catalog):
 
 
 def test_schedules_are_fractions_of_any_number_of_steps():
-    assert Schedule().points(100) == [20, 40, 60, 80]
+    assert Schedule().points(100) == [25, 50, 75]
     assert Schedule().points(4) == [1, 2, 3]
     assert Schedule().points(1) == [0]
     assert Schedule(0, 1, 0).points(5) == [0, 1, 2, 3, 4]

@@ -19,9 +19,9 @@ class Schedule:
     not at equal weights).
     """
 
-    start: float = 0.2
-    end: float = 0.8
-    every: float = 0.2
+    start: float = 0.25
+    end: float = 0.75
+    every: float = 0.25
     ess: float = 0.5
 
     @staticmethod
