@@ -1,14 +1,15 @@
 """DSO: which method makes furniture stand, what it does to the furniture, and what it costs for each object.
 
-On held-out pictures: the base model; the best of four of its samples by the simulator; its latents optimised at test time for a centre of
-mass over the feet; and the base model trained by SFT on its own stable samples, by DPO, DRO and bounded DRO, all in the same online rounds.
-A trained model counts where its geometry is the base's: of each run the last evaluation is told, and the best one whose F-score and volume
-are within 5 % of the base's.
+On held-out pictures: the base model; the best of four of its samples by the simulator; its latents moved at test time up the energy
+barrier; and the base model trained by SFT on its own stable samples, by DPO, DRO and bounded DRO on the simulator's verdicts, and by the
+barrier's own gradient, all with as many samples. A trained model counts where its geometry is the base's: the checkpoint told is the one at
+which most stand of those whose F-score and volume are within 5 % of the base's. It is chosen on 128 pictures of 16 objects, and told on 384
+pictures of 48 others; no model has seen any of these. The last checkpoint is told too, whatever its geometry.
 
-    python benchmarks/dso.py                          # three seeds, 320 held-out pictures; hours on one core
-    python benchmarks/dso.py --seeds 0 --quick        # a smoke run
+    python benchmarks/dso.py                          # three seeds; two hours on one core
+    python benchmarks/dso.py --seeds 0 --quick        # a smoke run, written into its --runs folder
 
-A run that has finished in --runs is used again, one that was stopped goes on. Writes docs/results/dso.md and dso.json.
+A run that has finished in --runs is used again, one that was stopped goes on, and what was measured is kept there.
 """
 
 from __future__ import annotations
@@ -18,214 +19,219 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from dso_page import page, plot
+from results import write
 from rich.console import Console
-from rlcm_vs_ddpo import evaluations, finished
-from scipy import ndimage
+from rlcm_vs_ddpo import finished
 
-from tropism import api, plugins, sampling
+from tropism import api, checkpoint, plugins, sampling
 from tropism.errors import RecipeError
-from tropism.evaluate import Estimate, measure
+from tropism.evaluate import Estimate, Evaluator, measure
 from tropism.loop import Run
 from tropism.recipe import read
-from tropism.types import Rollout
+from tropism.types import Item, Rollout
+from tropism_3d.evaluators.geometry import Geometry
+from tropism_3d.evaluators.stable import Stable
+from tropism_3d.furniture import HELDOUT
+from tropism_3d.rewards.barrier import Barrier
 from tropism_3d.rewards.stability import Stability
 
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "SFT": ("optimizer={use: dro, draws: 8, anchor: 10000}", "credit={use: group}"),  # beside such an anchor the bad ones do not count
-    "DPO": ("optimizer={use: dpo, beta: 10, draws: 8}", "credit={use: all-pairs}"),
-    "DRO": ("optimizer={use: dro, draws: 8}", "credit={use: group}"),
-    "bounded DRO": ("optimizer={use: dro, draws: 8, ceiling: 1.05}", "credit={use: group}"),
+METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "SFT": ("3d/dso-dro", ("optimizer={use: dro, draws: 8, anchor: 10000}",)),  # beside such an anchor the bad ones do not count
+    "DPO": ("3d/dso-dpo", ()),
+    "DRO": ("3d/dso-dro", ("optimizer={use: dro, draws: 8}",)),
+    "bounded DRO": ("3d/dso-dro", ()),
+    "barrier": ("3d/dso-direct", ()),
 }
-SHARED = ("guard=null", "evaluate.evaluators=[{use: 3d/geometry}, {use: 3d/stable}]", "evaluate.rewards=[]", "evaluate.every=2")
-QUICK = ("train.iterations=1", "rollout.samples=16", "rollout.batch=16", "evaluate.every=1", "evaluate.show=0")
-SHOWN = (
-    "3d/stable-20",
-    "3d/stable-10",
-    "3d/stable-5",
-    "3d/tilt",
-    "3d/f-score",
-    "3d/silhouette",
-    "3d/volume",
-    "3d/footprint",
-    "3d/components",
-)
+ITERATIONS, EVERY = 20, 4
+SHARED = ("guard=null", "evaluate.evaluators=[]", "evaluate.rewards=[]", "evaluate.prompts=8", "evaluate.show=0")
+CHOOSING = 16  # objects by whose pictures a checkpoint is chosen
 OF = 4  # samples that the best is chosen of
 EQUAL = 0.05  # relative change of F-score and volume up to which the geometry counts as the base's
+STANDING, SHAPE = "3d/stable-20", ("3d/f-score", "3d/volume")
+Found = dict[str, list[float]]  # [mean, low, high] by name
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: estimates by name, and seconds for each object at inference."""
+class Bench:
+    """Measurements on the two sets of pictures, each kept in a file; the base model's samples of both."""
 
-    name: str
-    found: Mapping[str, Estimate]
-    seconds: float
+    def __init__(self, root: Path, quick: bool) -> None:
+        self.root, self.quick, self.console = root, quick, Console(stderr=True)
+        self.base = api.base("3d/dso-direct")
+        items = self.base.heldout_items
+        self.items: dict[str, list[Item]] = {
+            "choosing": [item for place, item in enumerate(items) if place % HELDOUT < CHOOSING],
+            "telling": [item for place, item in enumerate(items) if place % HELDOUT >= CHOOSING],
+        }
+        if quick:
+            self.items = {name: chosen[:4] for name, chosen in self.items.items()}
+        self.samples: dict[str, Rollout] = {}
+        self.evaluators: dict[str, list[Evaluator]] = {name: [Stable(), Geometry()] for name in self.items}
+
+    def of_base(self, which: str) -> Rollout:
+        if which not in self.samples:
+            self.samples[which] = made(self.base, self.items[which])
+        return self.samples[which]
+
+    def measured(self, samples: Rollout, which: str) -> Found:
+        return {name: value.as_list() for name, value in measure(samples, self.of_base(which), self.evaluators[which]).items()}
+
+    def kept(self, name: str, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives, from the file of that name if it is there."""
+        file = self.root / "measured" / f"{name}{'-quick' if self.quick else ''}.json"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            found = work()
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(found))
+            part.rename(file)
+            self.console.print(f"{name}: measured", highlight=False)
+        return json.loads(file.read_text())
+
+    def trained(self, name: str, seed: int) -> Path:
+        """The folder of a method's finished run. Raises RecipeError for a run with other settings."""
+        recipe, changes = METHODS[name]
+        iterations, every = (2, 1) if self.quick else (ITERATIONS, EVERY)
+        small = ("rollout.samples=16", "rollout.batch=16") if self.quick else ()
+        schedule = (f"train.iterations={iterations}", f"evaluate.every={iterations}", f"save={{every: {every}, keep: 1000}}")
+        settings = [*SHARED, *schedule, *small, *changes, f"seed={seed}"]
+        folder = self.root / f"{name.replace(' ', '-')}-seed{seed}{'-quick' if self.quick else ''}"
+        if not (folder / "recipe.yaml").exists():
+            api.run(recipe, settings, folder=folder, console=self.console)
+        elif read(folder / "recipe.yaml") != api.load_recipe(recipe, plugins.manager()[1], settings)[0]:
+            raise RecipeError(f"{folder} holds a run with other settings; give another --runs folder, or remove it")
+        elif not finished(folder):
+            api.resume(folder, console=self.console)
+        if not finished(folder):
+            raise KeyboardInterrupt
+        return folder
+
+    def run(self, name: str, seed: int) -> dict[str, Any]:
+        """A method's run with one seed: every checkpoint on the choosing pictures, the chosen and the last one on the telling ones."""
+        folder = self.trained(name, seed)
+        job = api.trained(folder)
+        places = [0, *(int(step.name.split("-")[1]) for step in checkpoint.steps(folder / "checkpoints"))]
+        curve = [self.kept(f"{folder.name}-{place}-choosing", lambda at=place: self._at(job, folder, at, "choosing")) for place in places]
+        best = chosen(curve)
+        told = {
+            when: self.kept(f"{folder.name}-{places[at]}-telling", lambda at=at: self._at(job, folder, places[at], "telling"))
+            for when, at in (("chosen", best), ("last", len(places) - 1))
+        }
+        seconds = json.loads((folder / "summary.json").read_text())["phases"]
+        return {
+            "steps": places,
+            "curve": curve,
+            "step": places[best],
+            **told,
+            "seconds": sum(seconds[n] for n in ("rollout", "score", "update")),
+        }
+
+    def _at(self, job: Run, folder: Path, place: int, which: str) -> Found:
+        if place == 0:
+            return self.measured(self.of_base(which), which)
+        job.trainable.load_state_dict(checkpoint.load(checkpoint.step_folder(folder / "checkpoints", place))["trainable"])
+        return self.measured(made(job, self.items[which]), which)
 
 
-def held_out(job: Run, count: int = 1) -> Rollout:
-    """``count`` scored samples of each held-out picture, with the noise of the run's own evaluation where it is 1."""
-    items = [item for item in job.heldout_items[: job.recipe.evaluate.prompts] for _ in range(count)]
-    return sampling.scored(job, sampling.condition(items, sampling.EVALUATION_SEED, 0, count))
+def made(job: Run, items: Sequence[Item], count: int = 1) -> Rollout:
+    """``count`` samples of each item, with the noise of evaluations."""
+    return sampling.scored(job, sampling.condition([item for item in items for _ in range(count)], sampling.EVALUATION_SEED, 0, count))
 
 
-def chosen(samples: Rollout, rows: torch.Tensor) -> Rollout:
+def taken(samples: Rollout, rows: torch.Tensor) -> Rollout:
     """Some samples, each of a prompt of its own."""
     media = {kind: value[rows] for kind, value in samples.media.items()}
     scores = {name: value[rows] for name, value in samples.scores.items()}
     return Rollout(cond=samples.cond.take(rows), x0=samples.x0[rows], steps=samples.steps, media=media, scores=scores)
 
 
-def untrained(job: Run) -> list[Row]:
-    """The base model, the best of four, and latents optimised at test time."""
-    begin = time.perf_counter()
-    base = held_out(job)
-    count, spent = len(base), time.perf_counter() - begin
-    rows = [Row("base", measure(base, base, job.evaluators), spent / count)]
-    begin = time.perf_counter()
-    several = held_out(job, OF)
-    angle = torch.tensor([one.angle for one in Stability().outcomes(several.media["occupancy"])]).reshape(-1, OF)
-    best = chosen(several, angle.argmin(1) + torch.arange(len(angle)) * OF)
-    rows.append(Row(f"best of {OF}", measure(best, base, job.evaluators), (time.perf_counter() - begin) / count))
-    begin = time.perf_counter()
-    x0 = torch.cat([upright(job, part) for part in base.x0.split(job.recipe.rollout.batch)])  # beside the time of sampling
-    with torch.no_grad():
-        media = {kind: value.cpu() for kind, value in job.policy.decode(x0).items()}
-    moved = Rollout(cond=base.cond, x0=x0, steps=base.steps, media=media)
-    spent += time.perf_counter() - begin
-    return [*rows, Row("test-time optimisation", measure(moved, base, job.evaluators), spent / count)]
+def chosen(curve: Sequence[Mapping[str, Sequence[float]]]) -> int:
+    """The checkpoint at which most stand, of those whose F-score and volume are the base's; 0, the base itself, if there is no other."""
+    means = [{name: found[name][0] for name in (STANDING, *SHAPE)} for found in curve]
+    equal = [at for at, now in enumerate(means) if all(abs(now[name] / means[0][name] - 1) <= EQUAL for name in SHAPE)]
+    return max(equal, key=lambda at: means[at][STANDING])
 
 
-def upright(job: Run, x0: torch.Tensor, steps: int = 60, lr: float = 0.05, tie: float = 0.005) -> torch.Tensor:
-    """Latents [B, ...] moved until the centre of mass is over the middle of the feet, by Adam; ``tie`` is the weight of staying near."""
+def untrained(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """The base model, the best of four, and latents moved at test time: what is found, and seconds an object."""
+    count = len(bench.items["telling"])
+
+    def base() -> dict[str, Any]:
+        begin = time.process_time()
+        samples = bench.of_base("telling")
+        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
+
+    def best() -> dict[str, Any]:
+        begin = time.process_time()
+        several = made(bench.base, bench.items["telling"], OF)
+        angle = torch.tensor([one.angle for one in Stability().outcomes(several.media["occupancy"])]).reshape(-1, OF)
+        samples = taken(several, angle.argmin(1) + torch.arange(len(angle)) * OF)
+        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
+
+    def moved() -> dict[str, Any]:
+        from_base = bench.of_base("telling")
+        begin = time.process_time()
+        x0 = torch.cat([upright(bench.base, part) for part in from_base.x0.split(64)])
+        with torch.no_grad():
+            media = {kind: value.cpu() for kind, value in bench.base.policy.decode(x0).items()}
+        samples = Rollout(cond=from_base.cond, x0=x0, steps=from_base.steps, media=media)
+        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
+
+    return iter((("base", base), (f"best of {OF}", best), ("test-time optimisation", moved)))
+
+
+def upright(job: Run, x0: torch.Tensor, steps: int = 40, lr: float = 0.03, tie: float = 1.0) -> torch.Tensor:
+    """Latents [B, ...] moved up the energy barrier by Adam; ``tie``: the weight of decoding to nearly the same."""
+    reward = Barrier()
     with torch.no_grad():
-        near = around_largest(job.policy.decode(x0)["occupancy"])
-    moved = x0.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([moved], lr=lr)
+        before = job.policy.decode(x0)["occupancy"]
+    moving = x0.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([moving], lr=lr)
     for _ in range(steps):
-        off = overhang(job.policy.decode(moved)["occupancy"] * near)
-        loss = (off + tie * (moved - x0).square().flatten(1).sum(1)).sum()
+        now = job.policy.decode(moving)["occupancy"]
+        loss = (tie * (now - before).square().flatten(1).mean(1) - reward(now)).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return moved.detach()
+    return moving.detach()
 
 
-def around_largest(solid: torch.Tensor) -> torch.Tensor:
-    """1 within two voxels of the largest part of each solid [B, N, N, N], 0 elsewhere: crumbs are no feet."""
-    masks = []
-    for one in (solid > 0.5).cpu().numpy():
-        parts, count = ndimage.label(one)
-        largest = parts == 1 + np.bincount(parts.ravel(), minlength=2)[1:].argmax() if count else one
-        masks.append(torch.from_numpy(ndimage.binary_dilation(largest, iterations=2) if count else largest))
-    return torch.stack(masks).to(solid)
-
-
-def overhang(solid: torch.Tensor) -> torch.Tensor:
-    """How far the centre of mass [B, N, N, N] is from the middle of what is lowest, in spreads of that, squared: [B], differentiable."""
-    size = solid.shape[-1]
-    line = (torch.arange(size, device=solid.device) + 0.5) / size
-    layer = solid.amax((1, 2))
-    lowest = (layer > 0.5).to(torch.uint8).argmax(1)
-    feet = solid * torch.exp(-(line[None] - line[lowest][:, None]).clamp(min=0) * size)[:, None, None]
-    moments = []
-    for weight in (solid, feet):
-        total = weight.sum((1, 2, 3)).clamp(min=1e-6)
-        x, y = (weight.sum(axes) @ line / total for axes in ((2, 3), (1, 3)))
-        moments.append((x, y, weight, total))
-    (x, y, _, _), (fx, fy, weight, total) = moments
-    spread = (weight.sum((2, 3)) * (line[None] - fx[:, None]) ** 2).sum(1) + (weight.sum((1, 3)) * (line[None] - fy[:, None]) ** 2).sum(1)
-    found: torch.Tensor = ((x - fx) ** 2 + (y - fy) ** 2) / (spread / total + 1e-3)
-    return found
-
-
-def trained(name: str, changes: Sequence[str], root: Path, seeds: Sequence[int], console: Console) -> list[dict[str, list[float]]]:
-    """The evaluations of a method's runs, one for each seed, each made once. Raises RecipeError for a run with other settings."""
-    catalog, found = plugins.manager()[1], []
-    for seed in seeds:
-        settings = [*changes, f"seed={seed}"]
-        folder = root / f"{name.replace(' ', '-')}-seed{seed}"
-        if not (folder / "recipe.yaml").exists():
-            api.run("3d/dso-dpo", settings, folder=folder, console=console)
-        elif read(folder / "recipe.yaml") != api.load_recipe("3d/dso-dpo", catalog, settings)[0]:
-            raise RecipeError(f"{folder} holds a run with other settings; give another --runs folder, or remove it")
-        elif not finished(folder):
-            api.resume(folder, console=console)
-        if not finished(folder):
-            raise KeyboardInterrupt
-        found.append(evaluations(folder / "metrics.jsonl"))
-    return found
-
-
-def at_equal_geometry(curve: Mapping[str, Sequence[float]]) -> int:
-    """The evaluation at which most stand, of those whose F-score and volume are the base's; 0, the base itself, if there is no other."""
-
-    def equal(at: int) -> bool:
-        return all(abs(curve[name][at] / curve[name][0] - 1) <= EQUAL for name in ("3d/f-score", "3d/volume"))
-
-    return max((at for at in range(len(curve["step"])) if equal(at)), key=lambda at: curve["3d/stable-20"][at])
-
-
-def over_seeds(curves: Sequence[Mapping[str, Sequence[float]]], places: Sequence[int]) -> dict[str, Estimate]:
-    return {name: Estimate.of(torch.tensor([curve[name][at] for curve, at in zip(curves, places, strict=True)])) for name in SHOWN}
-
-
-def page(rows: Sequence[Row], prompts: int, seeds: Sequence[int], command: str) -> str:
-    """The table in Markdown."""
-    names = " | ".join(name.removeprefix("3d/") for name in SHOWN)
-    lines = [
-        "# DSO: furniture that stands",
-        "",
-        f"{prompts} held-out pictures; trained methods with seeds {', '.join(map(str, seeds))}. Means with 95 % intervals: over",
-        "pictures where nothing was trained, else over seeds. Generated; made by",
-        "",
-        f"    {command}",
-        "",
-        f"| | {names} | seconds an object |",
-        "|---" * (len(SHOWN) + 2) + "|",
-    ]
-    for row in rows:
-        told = [f"{e.mean:.3g} ({e.low:.3g} to {e.high:.3g})" for e in (row.found[name] for name in SHOWN)]
-        lines.append(f"| {row.name} | {' | '.join(told)} | {row.seconds:.2f} |")
-    return "\n".join(lines) + "\n"
+def over_seeds(runs: Sequence[Mapping[str, Sequence[float]]]) -> Found:
+    return {name: Estimate.of(torch.tensor([run[name][0] for run in runs])).as_list() for name in runs[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("changes", nargs="*", help="changes to every recipe, such as train.lr=1e-3")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--prompts", type=int, default=320)
     parser.add_argument("--runs", type=Path, default=Path("runs/dso"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only-runs", action="store_true", help="make and measure the runs, and write no results")
     args = parser.parse_args()
-    prompts = 8 if args.quick else args.prompts
-    changes = [*SHARED, *(QUICK if args.quick else ()), f"evaluate.prompts={prompts}", *args.changes]
-    results = args.runs if args.quick else args.results
-    console = Console(stderr=True)
-    args.runs.mkdir(parents=True, exist_ok=True)
-    (args.runs / "base.yaml").write_text(api.load_recipe("3d/dso-dpo", plugins.manager()[1], changes)[0].dump())
-    rows = untrained(api.base(str(args.runs / "base.yaml")))
-    told: dict[str, Any] = {}
+    bench = Bench(args.runs, args.quick)
+    rows: list[dict[str, Any]] = []
+    if not args.only_runs:
+        rows += [{"name": name, **bench.kept(name.replace(" ", "-"), work)} for name, work in untrained(bench)]
+    curves: dict[str, Any] = {}
     for name in args.methods:
-        curves = trained(name, [*changes, *METHODS[name]], args.runs, args.seeds, console)
-        last, best = [len(curve["step"]) - 1 for curve in curves], [at_equal_geometry(curve) for curve in curves]
-        rows.append(Row(name, over_seeds(curves, last), rows[0].seconds))
-        rows.append(Row(f"{name}, equal geometry", over_seeds(curves, best), rows[0].seconds))
-        told[name] = [dict(curve) for curve in curves]
-    results.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "benchmarks/dso.py", *sys.argv[1:]])
-    (results / "dso.md").write_text(page(rows, prompts, args.seeds, command))
-    table = {row.name: {"seconds": row.seconds, **{name: e.as_list() for name, e in row.found.items()}} for row in rows}
-    (results / "dso.json").write_text(json.dumps({"table": table, "curves": told}, indent=1))
-    console.print((results / "dso.md").read_text())
+        runs = [bench.run(name, seed) for seed in args.seeds]
+        curves[name] = runs
+        if rows:
+            training = sum(run["seconds"] for run in runs) / len(runs)
+            for when, words in (("chosen", name), ("last", f"{name}, last")):
+                found = over_seeds([run[when] for run in runs])
+                steps = [run["step"] if when == "chosen" else run["steps"][-1] for run in runs]
+                rows.append({"name": words, "found": found, "seconds": rows[0]["seconds"], "training": training, "steps": steps})
+    if rows:
+        command = shlex.join(["python", "benchmarks/dso.py", *sys.argv[1:]])
+        found = {"command": command, "pictures": len(bench.items["telling"]), "seeds": args.seeds, "rows": rows, "curves": curves}
+        write(args.runs if args.quick else args.results, "dso", found, page(found), lambda file: plot(found, file))
 
 
 if __name__ == "__main__":

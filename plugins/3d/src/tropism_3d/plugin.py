@@ -57,6 +57,7 @@ def register_recipes() -> list[Entry]:
     return [
         Entry("3d/dso-dpo", f"{HERE}:recipes/dso-dpo.yaml", "DSO with DPO: furniture that stands"),
         Entry("3d/dso-dro", f"{HERE}:recipes/dso-dro.yaml", "DSO with a bounded DRO: furniture that stands"),
+        Entry("3d/dso-direct", f"{HERE}:recipes/dso-direct.yaml", "furniture that stands, by the gradient of its energy barrier"),
         Entry("3d/dso-dpo-paper", f"{HERE}:recipes/dso-dpo-paper.yaml", "DSO with DPO and the paper's hyper-parameters"),
         Entry("3d/dso-dro-paper", f"{HERE}:recipes/dso-dro-paper.yaml", "DSO with DRO and the paper's hyper-parameters"),
         Entry("3d/shap-e-dso-dpo", f"{HERE}:recipes/shap-e-dso-dpo.yaml", "DSO with DPO on Shap-E"),
