@@ -8,6 +8,7 @@ from dataclasses import replace
 import mujoco
 import numpy as np
 import pytest
+import trimesh
 
 from tests.three_d.bodies import BODIES, crumbed, shape, table, turned
 from tropism_3d import physics
@@ -56,6 +57,17 @@ def test_units_do_not_matter(scale):
     big.mesh.apply_scale(scale)
     big.mesh.apply_translation([5 * scale, -2 * scale, 30 * scale])
     assert outcome(big, ROBUST).tilt == pytest.approx(outcome(shape("table of two legs"), ROBUST).tilt, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["table", "cone on its tip", "table of two legs"])
+def test_the_pose_is_how_it_lies_in_the_end(name):
+    found = outcome(shape(name), TO_REST)
+    turn = trimesh.transformations.quaternion_matrix(found.pose)
+    assert np.degrees(np.arccos(turn[2, 2].clip(-1, 1))) == pytest.approx(found.tilt, abs=1e-3)
+    lying = shape(name).mesh.apply_transform(turn)
+    low, high = lying.vertices[:, 2].min(), lying.center_mass[2]
+    feet = lying.vertices[lying.vertices[:, 2] < low + 0.02 * lying.extents.max(), :2]
+    assert (feet.min(0) < lying.center_mass[:2]).all() and (feet.max(0) > lying.center_mass[:2]).all() and high > low
 
 
 def test_rest_comes_within_a_second_for_what_stands_and_never_for_what_fell():

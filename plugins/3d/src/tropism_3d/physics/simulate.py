@@ -35,7 +35,8 @@ class Outcome:
 
     tilt: degrees of the vertical axis. rotation: degrees about any axis. drift: of the centre of mass along the floor, in longest sides.
     rest: seconds until it came to rest, infinite if it did not. method: how its mass was found. objects: how many the shape had.
-    detail: the simulator's own words, or the reader's, where it was refused.
+    detail: the simulator's own words, or the reader's, where it was refused. pose: how it lies in the end, the rotation [w, x, y, z] from
+    where it began.
     """
 
     status: Status
@@ -47,6 +48,7 @@ class Outcome:
     method: Method | None = None
     objects: int = 0
     detail: str = ""
+    pose: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
 
     @property
     def failed(self) -> bool:
@@ -102,12 +104,12 @@ def _drop(body: Solid, model: mujoco.MjModel, settings: Settings) -> Outcome:
     status, rest = _run(model, data, settings)
     if status == "unstable":
         return Outcome(status, method=body.method, objects=body.objects)
-    w, x, y, _ = data.qpos[3:7] / np.linalg.norm(data.qpos[3:7])
+    w, x, y, z = (data.qpos[3:7] / np.linalg.norm(data.qpos[3:7])).tolist()
     tilt = math.degrees(2 * math.asin(min(1.0, math.hypot(x, y))))
     rotation = math.degrees(2 * math.acos(min(1.0, abs(w))))
     drift = float(np.hypot(*(data.qpos[:2] - body.centre[:2])))
     angle = tilt if settings.angle == "tilt" else rotation
-    return Outcome(status, angle, tilt, rotation, drift, rest, body.method, body.objects)
+    return Outcome(status, angle, tilt, rotation, drift, rest, body.method, body.objects, pose=(w, x, y, z))
 
 
 def _run(model: mujoco.MjModel, data: mujoco.MjData, settings: Settings) -> tuple[Status, float]:
