@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from tropism import Entry, hookimpl, plugins
+from tropism import Entry, hookimpl, plugins, sampling
 from tropism.cli import cli
 from tropism.cli.group import COMMANDS
 
@@ -291,6 +291,19 @@ def test_eval_repeats_the_run_and_writes_nothing(finished: tuple[Path, Result]) 
     result = tropism("eval", folder)
     assert result.exit_code == 0 and result.output and contents(folder) == before
     assert set(result.output.splitlines()) <= set(ran.output.splitlines())  # the same table, digit for digit
+
+
+def test_eval_on_prompts_that_no_evaluation_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    heldout = ("data.heldout=[seen, fresh, fresher]", "evaluate.prompts=1", "evaluate.per_prompt=4")
+    assert tropism("run", "toy/ddpo", *TINY, "train.iterations=1", *heldout, "--out", folder).exit_code == 0
+    asked: list[list[str]] = []
+    score = sampling.scored
+    monkeypatch.setattr(sampling, "scored", lambda run, cond: asked.append([item["prompt"] for item in cond.items]) or score(run, cond))
+    result = tropism("eval", folder, "--fresh", "2")
+    assert result.exit_code == 0 and asked == [["fresh"] * 4 + ["fresher"] * 4] * 2
+    refused = tropism("eval", folder, "--fresh", "3")
+    assert refused.exit_code == 1 and "3 fresh held-out items asked for; beyond the 1 of its evaluations there are 2" in refused.stderr
 
 
 def test_sample_from_run_base_and_recipe(finished: tuple[Path, Result], tmp_path: Path) -> None:

@@ -157,15 +157,24 @@ def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Ro
         return sampling.scored(job, cond)
 
 
-def evaluate(job: Run) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged or saved."""
+def evaluate(job: Run, fresh: int = 0) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged or saved.
+
+    fresh: on so many held-out items that the run's own evaluations, and so its guard and its reader, have not seen: what is chosen by an
+    evaluation looks better there than it is. Raises RecipeError where there are not as many.
+    """
     from tropism import sampling
     from tropism.evaluate import measure
 
+    used, items = job.recipe.evaluate.prompts, None
+    if fresh:
+        items = job.heldout_items[used : used + fresh]
+        if len(items) < fresh:
+            raise RecipeError(f"{fresh} fresh held-out items asked for; beyond the {used} of its evaluations there are {len(items)}")
     with job.trainable.reference():
-        before = sampling.evaluation(job)
+        before = sampling.evaluation(job, items)
     with job.trainable.averaged():
-        after = sampling.evaluation(job)
+        after = sampling.evaluation(job, items)
     return measure(before, before, job.evaluators), measure(after, before, job.evaluators)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,11 +74,11 @@ def batch(
     return rollout
 
 
-def evaluation(run: Run) -> Rollout:
-    """The evaluation's samples, scored."""
+def evaluation(run: Run, items: Sequence[Item] | None = None) -> Rollout:
+    """The evaluation's samples, scored. items: others than the first held-out ones, which are the recipe's."""
     part = run.recipe.evaluate
-    items = [item for item in run.heldout_items[: part.prompts] for _ in range(part.per_prompt)]
-    return scored(run, condition(items, EVALUATION_SEED, 0, part.per_prompt))
+    chosen = run.heldout_items[: part.prompts] if items is None else items
+    return scored(run, condition([item for item in chosen for _ in range(part.per_prompt)], EVALUATION_SEED, 0, part.per_prompt))
 
 
 def scored(run: Run, cond: Condition) -> Rollout:

@@ -9,9 +9,16 @@ import click
 from tropism.cli import options
 
 
-@click.command("eval", epilog="\b\nExamples:\n  tropism eval runs/toy-ddpo-seed0\n  tropism eval runs/toy-ddpo-seed0 > again.txt")
+@click.command("eval", epilog="\b\nExamples:\n  tropism eval runs/toy-ddpo-seed0\n  tropism eval runs/toy-ddpo-seed0 --fresh 100")
 @options.run_folder
-def command(run: Path) -> None:
+@click.option(
+    "--fresh",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    metavar="N",
+    help="On N held-out prompts that the run's own evaluations, and so its guard, have not seen.",
+)
+def command(run: Path, fresh: int) -> None:
     """Evaluate a run's newest weights again.
 
     RUN's base model and its weights at the newest checkpoint, by the recipe's own evaluation. Writes nothing.
@@ -23,6 +30,6 @@ def command(run: Path) -> None:
 
     job = api.trained(run)
     trained = {part.use for part in job.recipe.rewards}
-    before, after = api.evaluate(job)
+    before, after = api.evaluate(job, fresh)
     pairs = {name: (Interval(*before[name].as_list()), Interval(*found.as_list())) for name, found in after.items()}
     echo_results(Result(name, role(name, trained), "", *pair) for name, pair in pairs.items())
