@@ -72,7 +72,7 @@ def test_what_happened_at_every_point_is_kept(steered):
     folder, _ = steered
     fk = told.read(folder).outcomes[1]
     for prompt in fk.prompts:
-        assert [moment.index for moment in prompt.moments] == [1, 2, 4, 6]
+        assert [moment.index for moment in prompt.moments] == [2, 3, 4, 6]
         assert all(1 <= moment.ess <= 6 + 1e-9 for moment in prompt.moments) and {moment.lam for moment in prompt.moments} == {20.0}
         assert sum(prompt.weight) == pytest.approx(1) and prompt.reward[prompt.chosen[0]] == max(prompt.reward)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -247,7 +247,7 @@ def test_methods_are_listed_and_shown():
     listed = run("ls", "steering").output
     assert all(name in listed for name in ("fk", "psp", "svdd", "best-of-n", "gibbs"))
     shown = run("show", "fk").output
-    assert "kind: steering" in shown and "= {'ess': 0.2}" in shown and "particles: int = 4" in shown
+    assert "kind: steering" in shown and "= {'ess': 0.1}" in shown and "particles: int = 4" in shown
 
 
 def test_the_steered_base_model_is_a_baseline_of_every_evaluation(tmp_path):
