@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from tropism.diffusion.noise import Draw
 from tropism.diffusion.samplers import DDIM
 from tropism.errors import SteeringError
 from tropism.plugins import manager
+from tropism.report.genealogy import picture
+from tropism.steerfolder import told
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.paths import Paths
 from tropism.steering.zero_order import Around, ZeroOrder, neighbour
@@ -51,8 +55,12 @@ def test_the_best_only_rises_and_costs_are_counted(patience):
     assert (best[-1] > best[0]).any()
     assert [run.forwards for run in runs] == [6 * 4 * 8 * rounds for rounds in (1, 2, 4, 8)] and runs[-1].calls == 6 * 4 * 8
     last = runs[-1]
-    every = torch.cat([point.reward for point in last.points[:-1]], 1)  # of rounds 1 to 7; the eighth is in the pool alone
-    assert (last.reward.amax(1) >= every.amax(1)).all() and torch.equal(last.reward.amax(1), last.reward.gather(1, last.chosen)[:, 0])
+    every = torch.cat([point.reward[:, -4:] for point in last.points[:-1]], 1)
+    assert (
+        every.shape == (6, 32)
+        and torch.equal(last.reward.amax(1), every.amax(1))
+        and torch.equal(last.reward.amax(1), last.reward.gather(1, last.chosen)[:, 0])
+    )
 
 
 @pytest.mark.parametrize("patience", [0, 1])
@@ -66,7 +74,7 @@ def test_each_round_is_around_the_best_noise_since_the_last_restart(monkeypatch,
 
     monkeypatch.setattr("tropism.steering.zero_order.Around", Noted)
     found = on_toy(ZeroOrder(particles=3, rounds=7, patience=patience), sampler=Ode(), prompts=5)
-    rewards = [point.reward for point in found.points[:-1]]
+    rewards = [point.reward[:, -3:] for point in found.points[:-1]]
     for prompt in range(5):
         best, failures, place = -torch.inf, 0, None
         for number, (drawn, reward) in enumerate(zip(rounds, rewards, strict=False)):
@@ -82,6 +90,54 @@ def test_each_round_is_around_the_best_noise_since_the_last_restart(monkeypatch,
                 best, failures, place = top, 0, mine[reward[prompt].argmax()]
             else:
                 failures += 1
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_the_tree_leads_from_every_sample_to_the_noises_that_it_was_made_around(monkeypatch, patience):
+    """Each round has, of a prompt: three kept samples, the pivot, three new ones; the first has the new ones alone."""
+    rounds: list[Around] = []
+
+    class Noted(Around):
+        def __init__(self, *given: object) -> None:
+            super().__init__(*given)
+            rounds.append(self)
+
+    monkeypatch.setattr("tropism.steering.zero_order.Around", Noted)
+    found = on_toy(ZeroOrder(particles=3, rounds=9, patience=patience), sampler=Ode(), prompts=5)
+    assert len(rounds) == 9 and [point.reward.shape[1] for point in found.points] == [3, *[7] * 8, 3]
+    restarts = 0
+    for prompt, row in enumerate(told(found, 3, [""] * 5)):
+        steps, noises = [moment.ancestors for moment in row.moments], itertools.count(3)
+
+        def made(round_: int, lane: int, steps: list[list[int]] = steps) -> tuple[int, int]:
+            """The round in which what is in a lane was made, and which of its three it was."""
+            while round_ and lane < 4:
+                round_, lane = round_ - 1, steps[round_ - 1][lane]
+            return round_, lane - 4 if round_ else lane
+
+        first = {(0, number): number for number in range(3)}  # the number of the first noise by round and place
+        for number in range(1, 9):
+            for place, parent in enumerate(steps[number - 1][4:]):
+                near = rounds[number].near is not None and bool(rounds[number].near[3 * prompt])
+                assert (parent >= 0) == near
+                if near:
+                    whence = made(number - 1, parent)
+                    pivot = rounds[whence[0]].numbers[0][3 * prompt + whence[1]]
+                    assert torch.equal(pivot, rounds[number].pivot[0][3 * prompt + place])
+                first[number, place] = first[whence] if near else next(noises)
+        restarts += row.noises > 3
+        assert row.noises == 3 + sum(parent < 0 for moment in steps for parent in moment) == next(noises)
+        kept = [made(8, lane) for lane in steps[8]]
+        assert row.root == [first[one] for one in kept] and len(set(kept)) == 3
+        assert row.reward == [row.moments[number].reward[place - 3] for number, place in kept]
+        drawn = picture(row, steps=8)
+        ends = [dot for dot in drawn.dots if dot.tip.startswith("particle")]
+        assert [dot.color for dot in ends] == [root % 6 for root in row.root] and len(drawn.dots) == row.noises
+        assert [text for _, text in drawn.ticks] == ["start", "2", "4", "6", "8", "end"]
+        coming = {tuple(link.path.split()[-2:]): link.color for link in drawn.links}
+        for dot in ends:
+            assert coming[str(dot.x), str(dot.y)] == dot.color, "the line that ends in a sample has the colour of its first noise"
+    assert (restarts > 0) == (patience > 0)
 
 
 def test_the_best_of_all_rounds_are_kept_with_their_samples():

@@ -1,11 +1,13 @@
 """The genealogy of particles as a picture: who goes on from whom, point by point, and how many they are worth.
 
 Time goes to the right. A particle is a dot in its place, as large as its weight and in the colour of its first noise; lines lead to those
-that go on from it, and those that lead to a chosen sample are strong. Below, the effective sample size, as a part of the particles.
+that go on from it, and those that lead to a chosen sample are strong; a first noise that begins on the way is a small dot. A search that
+makes whole samples again and again has rounds instead of steps. Below, the effective sample size, as a part of the particles.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,8 +55,9 @@ class Picture:
 def picture(prompt: Prompt, steps: int) -> Picture:
     """Lay out the genealogy of one prompt's particles over ``steps`` steps."""
     columns = [0, *(moment.index for moment in prompt.moments)]
-    first = prompt.first
-    counts = [first, *(len(moment.ancestors) for moment in prompt.moments)]
+    if len(columns) > 2 and columns[1] == steps:  # rounds, side by side
+        columns, steps = list(range(len(columns))), len(columns) - 1
+    counts = [prompt.first, *(len(moment.ancestors) for moment in prompt.moments)]
     shown = min(max(counts), MOST)
     gap = max(6.0, min(16.0, 160 / shown))
     height = 2 * TOP + gap * (shown - 1)
@@ -67,16 +70,19 @@ def picture(prompt: Prompt, steps: int) -> Picture:
         middle = (height - 2 * TOP) / 2
         return round(TOP + (particle / most * (height - 2 * TOP) if counts[column] > 1 else middle), 1)
 
-    roots, alive = _roots(prompt, first), _alive(prompt, first)
+    roots, alive = _roots(prompt), _alive(prompt)
     links, dots = [], []
     for column in range(1, len(columns)):
         for particle, parent in enumerate(prompt.moments[column - 1].ancestors):
             if counts[column] > MOST and particle % math.ceil(counts[column] / MOST):
                 continue
-            x, y, x_before, y_before = x_of(column), y_of(column, particle), x_of(column - 1), y_of(column - 1, parent)
+            x, y, root, strong = x_of(column), y_of(column, particle), roots[column][particle], particle in alive[column]
+            if parent < 0:
+                dots.append(Dot(x, y, 1.5, root % COLORS, strong, f"noise {root}"))
+                continue
+            x_before, y_before = x_of(column - 1), y_of(column - 1, parent)
             bend = round((x + x_before) / 2, 1)
-            path = f"M{x_before} {y_before}C{bend} {y_before} {bend} {y} {x} {y}"
-            links.append(Link(path, roots[column][particle] % COLORS, particle in alive[column]))
+            links.append(Link(f"M{x_before} {y_before}C{bend} {y_before} {bend} {y} {x} {y}", root % COLORS, strong))
     last = len(columns) - 1
     for particle, weight in enumerate(prompt.weight):
         if len(prompt.weight) > MOST and particle % math.ceil(len(prompt.weight) / MOST):
@@ -94,23 +100,25 @@ def picture(prompt: Prompt, steps: int) -> Picture:
     ]
     living = len(set(prompt.root))
     worth = [moment.ess for moment in prompt.moments if moment.ess is not None]
-    summary = f"{first} first noises, of which {living} live on; effective size {number(min(worth)) if worth else 'not known'} at least"
+    summary = (
+        f"{prompt.noises} first noises, of which {living} live on; effective size {number(min(worth)) if worth else 'not known'} at least"
+    )
     return Picture(base + 16, links, dots, " ".join(ess), base, ticks, summary)
 
 
-def _roots(prompt: Prompt, first: int) -> list[list[int]]:
+def _roots(prompt: Prompt) -> list[list[int]]:
     """The first noise of every particle of every column."""
-    roots = [list(range(first))]
+    roots, fresh = [list(range(prompt.first))], itertools.count(prompt.first)
     for moment in prompt.moments:
-        roots.append([roots[-1][parent] for parent in moment.ancestors])
+        roots.append([next(fresh) if parent < 0 else roots[-1][parent] for parent in moment.ancestors])
     return roots
 
 
-def _alive(prompt: Prompt, first: int) -> list[set[int]]:
+def _alive(prompt: Prompt) -> list[set[int]]:
     """The particles of every column that lead to a chosen sample."""
     alive = [set(prompt.chosen)]
     for moment in reversed(prompt.moments):
-        alive.append({moment.ancestors[particle] for particle in alive[-1]})
+        alive.append({moment.ancestors[particle] for particle in alive[-1]} - {-1})
     return alive[::-1]
 
 

@@ -98,7 +98,7 @@ def _families(told: Told) -> list[tuple[str, list[Family]]]:
 
 def _facts(one: Outcome, place: int) -> str:
     prompt = one.prompts[place]
-    parts = [f"{len(set(prompt.root))} of {prompt.first} noises live on"]
+    parts = [f"{len(set(prompt.root))} of {prompt.noises} noises live on"]
     if prompt.lam is not None:
         parts.append(f"lambda {words.number(prompt.lam)}")
     if prompt.log_z is not None:

@@ -11,7 +11,8 @@ from tropism.report.read import Interval
 
 
 class Moment(BaseModel):
-    """A point of the schedule, for one prompt of K particles. ancestors: which of the K each of the next goes on from."""
+    """A point of the schedule, for one prompt of K particles. ancestors: which of the K each of the next goes on from; -1 is a first noise
+    that is new."""
 
     index: int  # before that step; the number of steps for the finished samples
     reward: list[float | None]
@@ -25,9 +26,9 @@ class Prompt(BaseModel):
     """What became of one prompt's particles."""
 
     prompt: str
-    first: int  # first noises
+    first: int  # first noises at the start
     moments: list[Moment]
-    root: list[int]  # the first noise of each particle that came out
+    root: list[int]  # the first noise of each particle that came out; new ones on the way are numbered on
     weight: list[float | None]
     reward: list[float | None]
     chosen: list[int]
@@ -41,12 +42,17 @@ class Prompt(BaseModel):
             raise ValueError("a prompt has no moments; expected at least that of the finished samples")
         count = self.first
         for moment in self.moments:
-            if any(not 0 <= parent < count for parent in moment.ancestors):
+            if any(not -1 <= parent < count for parent in moment.ancestors):
                 raise ValueError(f"before step {moment.index} an ancestor is none of {count} particles")
             count = len(moment.ancestors)
         if not len(self.root) == len(self.weight) == len(self.reward) == count or any(not 0 <= one < count for one in self.chosen):
             raise ValueError(f"{count} particles came out, but root, weight, reward or chosen are of another number")
         return self
+
+    @property
+    def noises(self) -> int:
+        """How many first noises there were in all."""
+        return self.first + sum(parent < 0 for moment in self.moments for parent in moment.ancestors)
 
 
 class Outcome(BaseModel):

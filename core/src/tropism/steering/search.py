@@ -16,6 +16,8 @@ from tropism.steering.steered import Point, Selector, Steered
 from tropism.steering.task import Task
 from tropism.types import Tree, tree_map
 
+FRESH = -1  # for an ancestor: a first noise that is new
+
 
 class Search:
     """Float64 on the CPU, [P, K]; the number of particles may change on the way."""
@@ -23,6 +25,7 @@ class Search:
     def __init__(self, task: Task) -> None:
         self.task, self.before = task, (task.process.forwards, task.scorer.calls)
         self.root = torch.arange(task.particles).expand(task.prompts, task.particles)
+        self.noises = torch.full((task.prompts, 1), task.particles)  # first noises so far; fresh ones are numbered on from here
         self.points: list[Point] = []
         self.unscored = 0
 
@@ -37,7 +40,7 @@ class Search:
         return found
 
     def went(self, index: int, reward: torch.Tensor, ancestors: torch.Tensor | None = None, lam: torch.Tensor | None = None) -> None:
-        """Note rewards [P, K] at a point, and which of the K each of the next [P, N] goes on from (None: all stay)."""
+        """Note rewards [P, K] at a point, and which of the K each of the next [P, N] goes on from (None: all stay), or ``FRESH``."""
         prompts, count = reward.shape
         still = torch.arange(count).expand(prompts, count)
         self.points.append(
@@ -52,7 +55,9 @@ class Search:
             )
         )
         if ancestors is not None:
-            self.root = self.root.gather(1, ancestors)
+            fresh = ancestors == FRESH
+            self.root = torch.where(fresh, self.noises + fresh.cumsum(1) - 1, self.root.gather(1, ancestors.clamp(min=0)))
+            self.noises = self.noises + fresh.sum(1, keepdim=True)
 
     def ended(self, state: Tree, select: Selector) -> Steered:
         """What came out, from states that are finished."""

@@ -25,7 +25,7 @@ class Point:
     gain: torch.Tensor  # [P, K] what the point added to the log-weights
     ess: torch.Tensor  # [P] effective sample size with it
     lam: torch.Tensor  # [P] lambda that counted
-    ancestors: torch.Tensor  # [P, K] int64: which particle each one goes on from
+    ancestors: torch.Tensor  # [P, N] int64: which of the K each of the next goes on from; -1 where it is a first noise that is new
     resampled: torch.Tensor  # [P] bool
 
 
@@ -43,7 +43,7 @@ class Steered:
     logw: torch.Tensor  # [P, K] float64 log-weights; 0 where all count alike
     log_z: torch.Tensor  # [P] estimated log E exp(lambda r) under the policy; its exponential is unbiased
     lam: torch.Tensor  # [P] lambda of the target
-    root: torch.Tensor  # [P, K] the number of the first noise that each particle comes from
+    root: torch.Tensor  # [P, K] the number of the first noise that each particle comes from; new ones on the way are numbered on
     points: list[Point]
     forwards: int  # of one sample each
     calls: int  # rewards of one sample each

@@ -16,7 +16,7 @@ from tropism.steering.base import Method
 from tropism.steering.best_of_n import at_least_one
 from tropism.steering.process import Noise
 from tropism.steering.scorer import Judged
-from tropism.steering.search import Search, highest, ranked, rows_of, walked
+from tropism.steering.search import FRESH, Search, highest, ranked, rows_of, walked
 from tropism.steering.steered import SELECTORS, Steered, known
 from tropism.steering.task import Task
 
@@ -61,6 +61,9 @@ def neighbour(x: torch.Tensor, fresh: torch.Tensor, cosine: float) -> torch.Tens
 class ZeroOrder(Method):
     """particles: noises of a round. rounds: how many, the first of them far apart. cosine: how near neighbours are. patience: rounds
     without any better neighbour after which all noises are fresh again; 0 is never. The best K samples of all rounds come out.
+
+    A point is a round. On from it go the K samples that are kept, the pivot, and the K noises of the next round, which come from the pivot
+    or are fresh; only those have rewards at the next point, as what is kept is not scored again.
     """
 
     particles: int = 4
@@ -88,28 +91,29 @@ class ZeroOrder(Method):
             raise SteeringError("this process starts from no noise, so there is none to search around; take fk, svdd or gibbs")
         reward = judged.reward.reshape(task.prompts, count)
         height, place = ranked(reward).max(1)
-        pivot, root = [numbers[rows_of(place[:, None], count).to(numbers.device)] for numbers in around.numbers], place
-        pool, roots = (x, judged), search.root
+        pivot = [numbers[rows_of(place[:, None], count).to(numbers.device)] for numbers in around.numbers]
+        pool, kept, best = (x, judged), search.root, place  # where the kept and the pivot are among all that the round has
         failures = torch.zeros_like(place)
-        for number in range(1, self.rounds):
-            search.went(steps, reward)
+        for _ in range(1, self.rounds):
             near = failures < self.patience if self.patience else torch.ones_like(failures, dtype=torch.bool)
+            parents = torch.where(near, best, FRESH)[:, None].expand(-1, count)
+            search.went(steps, reward, torch.cat([kept, best[:, None], parents], 1))
             around = Around(task.draw, self.cosine, [p.repeat_interleave(count, 0) for p in pivot], near.repeat_interleave(count))
             x, judged = self._round(search, around)
-            reward = judged.reward.reshape(task.prompts, count)
-            new = torch.arange(count) + number * count
-            whence = torch.where(near[:, None], root[:, None], new)
-            found, place = ranked(reward).max(1)
+            fresh = judged.reward.reshape(task.prompts, count)
+            reward = torch.cat([torch.full_like(fresh[:, :1], torch.nan).expand(-1, count + 1), fresh], 1)
+            found, place = ranked(fresh).max(1)
             moves = (found > height) | ~near  # after a restart the best of the fresh noises is the pivot, whatever it is worth
             rows = rows_of(place[:, None], count)
             pivot = [
                 torch.where(moves.to(p.device).reshape(-1, *[1] * (p.ndim - 1)), numbers[rows.to(p.device)], p)
                 for p, numbers in zip(pivot, around.numbers, strict=True)
             ]
-            height, root = torch.where(moves, found, height), torch.where(moves, whence.gather(1, place[:, None])[:, 0], root)
+            height, best = torch.where(moves, found, height), torch.where(moves, count + 1 + place, count)
             failures = torch.where(moves, 0, failures + 1)
-            pool, roots = _better(pool, (x, judged), torch.cat([roots, whence], 1), task.prompts)
-        search.root = roots
+            pool, kept = _better(pool, (x, judged), task.prompts)
+            kept = torch.where(kept < count, kept, kept + 1)  # the pivot is between the old and the new ones
+        search.went(steps, reward, kept)
         x, judged = pool
         return search.closed(x, judged, judged.reward.reshape(task.prompts, count), SELECTORS[self.select])
 
@@ -121,10 +125,10 @@ class ZeroOrder(Method):
 
 
 def _better(
-    old: tuple[torch.Tensor, Judged], new: tuple[torch.Tensor, Judged], roots: torch.Tensor, prompts: int
+    old: tuple[torch.Tensor, Judged], new: tuple[torch.Tensor, Judged], prompts: int
 ) -> tuple[tuple[torch.Tensor, Judged], torch.Tensor]:
-    """The best K of K old and K new samples of each prompt, with their roots; the old ones of equals."""
-    count = roots.shape[1] // 2
+    """The best K of K old and K new samples of each prompt, and which of the 2 K they are [P, K]; the old ones of equals."""
+    count = len(old[1].reward) // prompts
     both = torch.cat([old[1].reward.reshape(prompts, -1), new[1].reward.reshape(prompts, -1)], 1)
     kept = highest(both, count)
 
@@ -137,4 +141,4 @@ def _better(
         {name: best(values, new[1].scores[name]) for name, values in old[1].scores.items()},
         {kind: best(made, new[1].media[kind]) for kind, made in old[1].media.items()},
     )
-    return (best(old[0], new[0]), judged), roots.gather(1, kept)
+    return (best(old[0], new[0]), judged), kept
