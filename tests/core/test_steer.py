@@ -123,6 +123,10 @@ def test_a_finished_run_is_steered_with_its_weights(tmp_path):
         (("--compare", "fk"), "'fk' is compared with itself; name each method once"),
         (("steering.particels=3",), "did you mean 'particles'"),
         (("rollout.sampler={use: ode}", "optimizer={use: nft}"), "'fk' copies particles, but 'ode'"),
+        (
+            ("--method", "tds", "rollout.sampler={use: glass}"),
+            "'tds' follows the reward's gradient, but steps of sampler 'glass' have no density",
+        ),
     ],
 )
 def test_what_cannot_be_steered_is_told(tmp_path, words, message):
@@ -265,7 +269,9 @@ def test_the_steered_base_model_is_a_baseline_of_every_evaluation(tmp_path):
 
 def test_a_recipe_without_rewards_has_nothing_to_steer_toward():
     recipe = api.load_recipe("toy/dpo", plugins.manager()[1])[0].model_copy(update={"rewards": (), "steering": Part(use="fk")})
-    assert list(misfits(recipe, [], 5, Fk(), None)) == [(("steering",), "there is no reward to steer toward; name one under rewards")]
+    assert list(misfits(recipe, [], DDIM(eta=1.0), 5, Fk(), None)) == [
+        (("steering",), "there is no reward to steer toward; name one under rewards")
+    ]
 
 
 def test_the_baseline_steers_for_itself_in_a_run_that_learns_from_steered_samples(tmp_path):

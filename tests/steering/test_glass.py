@@ -15,7 +15,7 @@ from tropism.diffusion.schedules import Diffusion, Flow
 from tropism.errors import PolicyError, SteeringError
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.fk import Fk
-from tropism.steering.twisted import Twisted
+from tropism.steering.twisted import Das, Twisted
 from tropism.toy import ToyPolicy
 from tropism.types import Level, Tree
 
@@ -125,8 +125,16 @@ def test_a_flow_is_steered_by_its_steps_and_forwards_are_counted():
 
 
 def test_what_its_steps_cannot_do_is_refused_by_name():
-    with pytest.raises(SteeringError, match="steps of sampler 'glass' have no density, so they cannot follow a gradient"):
-        on_toy(Twisted(particles=2), sampler=Glass(), parametrization="flow")
+    asked = []
+
+    def near(points: torch.Tensor) -> torch.Tensor:
+        asked.append(len(points))
+        return points[:, 0]
+
+    for method in (Twisted(particles=2), Das(particles=2)):
+        with pytest.raises(SteeringError, match="steps of sampler 'glass' have no density, so they cannot follow a gradient"):
+            on_toy(method, sampler=Glass(), parametrization="flow", reward=near)
+    assert asked == [], "it is said before any step"
     policy, level = ToyPolicy(parametrization="flow"), Flow().levels(2)
     with pytest.raises(PolicyError, match="sampler 'glass' steers only"):
         transition(Glass(), policy, torch.zeros(1, 2), level[0].expand(1), level[1].expand(1), {})

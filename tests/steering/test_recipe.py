@@ -103,6 +103,15 @@ def test_a_deterministic_sampler_is_refused_before_weights_are_loaded(catalog, m
         check(catalog, f"{{use: {method}}}", "ode")
 
 
+@pytest.mark.parametrize("method", ["tds", "das"])
+def test_steps_without_a_density_are_refused_where_a_gradient_is_followed(catalog, method):
+    with pytest.raises(
+        RecipeError, match=f"steering: '{method}' follows the reward's gradient, but steps of sampler 'glass' have no density"
+    ):
+        check(catalog, f"{{use: {method}}}", "glass")
+    assert check(catalog, "{use: fk}", "glass").steering is not None
+
+
 def test_best_of_n_takes_any_sampler(catalog):
     text = RECIPE.replace("STEERING", "{use: best-of-n}").replace("SAMPLER", "ode")
     assert isinstance(assemble.check(parse(text, "r.yaml"), catalog).steering, BestOfN)

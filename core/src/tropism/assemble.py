@@ -184,7 +184,7 @@ def _build(recipe: Recipe, targets: dict[Path, Any], problems: list[tuple[Path, 
     problems.extend(_unlearnable(recipe, targets, sampler, credit, optimizer))
     problems.extend(_unscalable(recipe, targets["policy",], optimizer))
     followed = [targets["rewards", index] for index in range(len(recipe.rewards))]
-    problems.extend(steerable.misfits(recipe, followed, noisy_steps(sampler, recipe.rollout.steps), steering, optimizer))
+    problems.extend(steerable.misfits(recipe, followed, sampler, noisy_steps(sampler, recipe.rollout.steps), steering, optimizer))
     if layout is not None and isinstance(optimizer, Optimizer):
         problems.extend(judged.misfits(recipe, _made(targets["policy",]), _emits(targets["policy",]), optimizer, layout, catalog))
     mostly_ode = recipe.rollout.window is not None and recipe.rollout.window.elsewhere == "ode"

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tropism.diffusion.samplers import Sampler
 from tropism.optimizers.base import Optimizer
 from tropism.recipe import Recipe
 from tropism.steering.base import Method
+from tropism.steering.denoising import unguidable
 
 TRAJECTORIES = frozenset({"steps", "endings", "branches", "shared start"})
 
 
-def misfits(recipe: Recipe, rewards: list[Any], noisy: int, steering: Any, optimizer: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+def misfits(
+    recipe: Recipe, rewards: list[Any], sampler: Sampler, noisy: int, steering: Any, optimizer: Any
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Complaints with their places. rewards: what the recipe's rewards name; noisy: how many steps of the rollout's sampler have noise."""
     if recipe.steering is None:
         if recipe.rollout.steering:
@@ -30,6 +34,8 @@ def misfits(recipe: Recipe, rewards: list[Any], noisy: int, steering: Any, optim
             f"'{name}' copies particles, but '{kind}' with these arguments and {steps} steps has no noise, so copies stay identical; "
             "give it noise (eta above 0), take a stochastic sampler, or best-of-n",
         )
+    if "gradient" in steering.needs and (why := unguidable(sampler)):
+        yield ("steering",), f"'{name}' follows the reward's gradient, but {why}"
     for part, target in zip(recipe.rewards, rewards, strict=True):
         if "gradient" in steering.needs and not getattr(target, "differentiable", False):
             yield ("steering",), f"'{name}' follows the reward's gradient, but '{part.use}' does not declare differentiable = True"

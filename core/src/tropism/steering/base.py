@@ -10,7 +10,7 @@ from tropism.diffusion.samplers import Sampler
 from tropism.errors import SteeringError
 from tropism.policy import Policy
 from tropism.rewards.combine import Combined
-from tropism.steering.denoising import Denoising, refuse_deterministic
+from tropism.steering.denoising import Denoising, refuse_deterministic, unguidable
 from tropism.steering.scorer import Rewards
 from tropism.steering.steered import Steered
 from tropism.steering.task import Task
@@ -56,6 +56,8 @@ def steer(
     if "noise" in method.needs and count > 1:
         refuse_deterministic(process, name)
     if "gradient" in method.needs:
+        if why := unguidable(sampler):
+            raise SteeringError(f"'{name}' follows the reward's gradient, but {why}")
         for part in rewards.parts:
             if not getattr(part.reward, "differentiable", False):
                 raise SteeringError(f"'{name}' follows the reward's gradient, but '{part.name}' does not declare differentiable = True")

@@ -86,7 +86,7 @@ class Denoising:
         said = Said(self.policy, state["said"])
         if isinstance(self.sampler, Glass):
             if pull is not None:
-                raise SteeringError("steps of sampler 'glass' have no density, so they cannot follow a gradient; take fk, or flow-sde")
+                raise SteeringError(unguidable(self.sampler))
             x = self.sampler.jump(said, x, now, then, self._encoded(state), noise["normal"])
             self.forwards += said.asked
             return {"x": x, "row": state["row"]}, torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -131,6 +131,13 @@ class Denoising:
 
     def _encoded(self, state: Tree) -> Tree:
         return tree_map(lambda t: t[state["row"]], self.cond.encoded)
+
+
+def unguidable(sampler: Sampler) -> str:
+    """Why steps of a sampler cannot follow a gradient; nothing where they can."""
+    if isinstance(sampler, Glass):
+        return "steps of sampler 'glass' have no density, so they cannot follow a gradient; take fk, or sampler flow-sde"
+    return ""
 
 
 def refuse_deterministic(process: Denoising, method: str) -> None:
