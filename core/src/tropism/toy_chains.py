@@ -6,6 +6,7 @@ error of steering alone. They are processes of :mod:`tropism.steering`; its test
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import cached_property
 
 import torch
 
-from tropism.steering.process import Noise
+from tropism.steering.process import Noise, stops
 from tropism.steering.scorer import Plain
 from tropism.steering.task import Task
 from tropism.types import Tree
@@ -151,10 +152,9 @@ class MixtureChain:
 
     def ahead(self, state: Tree, index: int, steps: int) -> torch.Tensor:
         """Along the DDIM steps without noise, with the exact posterior mean."""
-        stops = sorted({index + round(number * (self.steps - index) / steps) for number in range(steps + 1)})
         x: torch.Tensor = state["x"]
         x0 = state["x0"]
-        for here, there in zip(stops, stops[1:], strict=False):
+        for here, there in itertools.pairwise(stops(index, steps, self.steps)):
             (alpha, sigma), (beta, rest) = self.level(here), self.level(there)
             x0 = x0 if here == index else self.look({"x": x}, here)["x0"]
             x = beta * x0 + rest * (x - alpha * x0) / sigma

@@ -64,7 +64,7 @@ def steer(
     seeds, cpu = cond.seed.tolist(), cond.seed.device
     task = Task(
         process=process,
-        scorer=Rewards(policy, rewards, cond),
+        scorer=Rewards(policy, rewards, cond, process.levels),
         draw=Draw(seeds, process.device),
         guess=Draw([sample_seed(GUESS, seed) for seed in seeds], process.device),
         chance=Draw([sample_seed(CHANCE, seed) for seed in seeds[::count]], cpu),

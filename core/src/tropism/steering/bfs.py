@@ -51,7 +51,7 @@ class Bfs(Method):
         for index in range(steps):
             state = task.look(state, index)
             if index in points:
-                reward = search.read(task.rewards(state["x0"], state["row"]))
+                reward = search.read(task.rewards(state["x0"], state["row"], index))
                 lam = self.strength.full(reward, lam)
                 counting = torch.where(lam.isfinite(), lam, 0.0) * index / steps
                 chance = task.chance.uniform((task.particles,)).double().cpu()

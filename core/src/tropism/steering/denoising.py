@@ -14,7 +14,7 @@ from tropism.diffusion.samplers import Sampler
 from tropism.diffusion.schedules import Schedule, like, split
 from tropism.errors import SteeringError
 from tropism.policy import Policy
-from tropism.steering.process import Noise
+from tropism.steering.process import Noise, stops
 from tropism.types import Condition, Item, Level, Tree, tree_map
 
 
@@ -118,10 +118,9 @@ class Denoising:
 
     def ahead(self, state: Tree, index: int, steps: int) -> torch.Tensor:
         """Along the ODE; the first of its forwards was the look."""
-        stops = [index + round(number * (self.steps - index) / steps) for number in range(steps + 1)]
         said, encoded = Said(self.policy, state["said"]), self._encoded(state)
         x: torch.Tensor = state["x"]
-        for here, there in itertools.pairwise(sorted(set(stops))):
+        for here, there in itertools.pairwise(stops(index, steps, self.steps)):
             x = Ode().mean(said, x, self._level({"x": x}, here), self._level({"x": x}, there), encoded)
         self.forwards += said.asked
         return x

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from tropism.steering.process import stops
 from tropism.steering.task import Task
 from tropism.steering.weights import log_mean
 from tropism.types import Tree
@@ -28,7 +29,7 @@ class Predicted:
     """The reward of the predicted x0: no forward more, and right where x0 is nearly certain."""
 
     def __call__(self, task: Task, state: Tree, index: int, lam: torch.Tensor) -> torch.Tensor:
-        return task.rewards(state["x0"], state["row"])
+        return task.rewards(state["x0"], state["row"], index)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Several:
 
     def __call__(self, task: Task, state: Tree, index: int, lam: torch.Tensor) -> torch.Tensor:
         draws = [task.plausible(state, index) for _ in range(self.count)]
-        rewards = torch.stack([task.rewards(x0, state["row"]) for x0 in draws], 1)
+        rewards = torch.stack([task.rewards(x0, state["row"], index) for x0 in draws], 1)
         scaled = log_mean(lam[:, None] * rewards) / lam
         return torch.where((lam > 0) & lam.isfinite(), scaled, rewards.mean(1))
 
@@ -69,7 +70,8 @@ class LookAhead:
             raise ValueError(f"intermediate: lookahead {self.steps}; expected at least 1 step")
 
     def __call__(self, task: Task, state: Tree, index: int, lam: torch.Tensor) -> torch.Tensor:
-        return task.rewards(task.ahead(state, index, self.steps), state["row"])
+        last = stops(index, self.steps, task.process.steps)[-2]  # from where the x0 that is scored was predicted
+        return task.rewards(task.ahead(state, index, self.steps), state["row"], last)
 
 
 def read(given: Any) -> Intermediate:

@@ -66,7 +66,7 @@ class Paths(Method):
             state = process.renoise(copies(state, self.copies), here, to, noise)
             state = walked(task, state, to, there, self.copies)
             promised = state["x"] if there == steps else task.look(state, there)["x0"]
-            reward = search.read(task.rewards(promised, state["row"]))
+            reward = search.read(task.rewards(promised, state["row"], there))
             kept = highest(reward, task.particles)
             state, here = gather(state, rows_of(kept, reward.shape[1])), there
             search.root = search.root.repeat_interleave(self.copies, 1)

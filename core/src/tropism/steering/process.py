@@ -12,6 +12,11 @@ from tropism.types import Tree
 Rows = torch.Tensor  # [B] int64: the row of conditions that each state belongs to; it travels with the state
 
 
+def stops(index: int, steps: int, end: int) -> list[int]:
+    """The points of ``steps`` steps from point ``index`` to ``end``, spread evenly; both ends are among them, and none is there twice."""
+    return sorted({index + round(number * (end - index) / steps) for number in range(steps + 1)})
+
+
 class Noise(Protocol):
     """Random numbers of which every row has a stream of its own: :class:`tropism.diffusion.noise.Draw`."""
 

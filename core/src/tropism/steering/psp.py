@@ -50,7 +50,7 @@ class Psp(Method):
         for index in range(process.steps):
             state = task.look(state, index)
             if index in cuts:
-                reward = search.read(task.rewards(state["x0"], state["row"]))
+                reward = search.read(task.rewards(state["x0"], state["row"], index))
                 kept = highest(reward, cuts[index])
                 search.went(index, reward, kept)
                 chosen = rows_of(kept, reward.shape[1])

@@ -45,7 +45,7 @@ class Rollover(Method):
                 f"after; expected at least {task.particles + steps - 1}, and several times that for anything to be chosen from"
             )
         state = task.look(task.start(), 0)
-        reward = search.read(task.rewards(state["x0"], state["row"]))
+        reward = search.read(task.rewards(state["x0"], state["row"], 0))
         best = highest(reward, 1)
         search.went(0, reward, best)
         rows = rows_of(best, task.particles)
@@ -69,7 +69,7 @@ class Rollover(Method):
             noise = task.process.noise(task.draw.take([streams[prompt] for prompt in trying.tolist()]), state, index)
             child, _ = task.move_with(gather(state, trying), index, noise)
             child = task.look(child, index + 1)
-            reward = ranked(search.counted(task.rewards(child["x0"], child["row"])))
+            reward = ranked(search.counted(task.rewards(child["x0"], child["row"], index + 1)))
             left[trying] -= 1
             better = torch.ones_like(reward, dtype=torch.bool) if first else reward > best[trying]
             taken = child if first else put(taken, trying[better], gather(child, better.nonzero()[:, 0]))

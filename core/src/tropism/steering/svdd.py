@@ -72,7 +72,7 @@ class Svdd(Method):
 
     def _rewards(self, task: Task, state: Tree, index: int) -> torch.Tensor:
         if index == task.process.steps:
-            return task.rewards(state["x"], state["row"])
+            return task.rewards(state["x"], state["row"], index)
         lam = torch.full((len(state["x"]),), 1 / self.alpha if self.alpha else torch.inf, dtype=torch.float64)
         return self.value(task, state, index, lam)
 

@@ -69,7 +69,7 @@ class Task:
             with torch.enable_grad():
                 x = part["x"].detach().requires_grad_()
                 seen = self.process.look({**part, "x": x}, index)
-                rewards = self.scorer.value(seen["x0"], seen["row"])
+                rewards = self.scorer.value(seen["x0"], seen["row"], index)
                 (gradient,) = torch.autograd.grad(rewards.sum(), x)
             gradients.append(torch.where(like(gradient.flatten(1).isfinite().all(1), gradient), gradient, 0.0))
             states.append(tree_map(torch.Tensor.detach, seen))
@@ -95,9 +95,9 @@ class Task:
         """x0 [B, ...] where ``steps`` deterministic steps lead."""
         return torch.cat([self.process.ahead(part, index, steps) for part in self._parts(state)])
 
-    def rewards(self, x0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Rewards [B] float64 on the CPU of x0 [B, ...] of rows [B]."""
-        return torch.cat([self.scorer(part["x0"], part["row"]) for part in self._parts({"x0": x0, "row": rows})])
+    def rewards(self, x0: torch.Tensor, rows: torch.Tensor, index: int) -> torch.Tensor:
+        """Rewards [B] float64 on the CPU of x0 [B, ...] of rows [B]: predicted from states before step ``index``, or finished."""
+        return torch.cat([self.scorer(part["x0"], part["row"], index) for part in self._parts({"x0": x0, "row": rows})])
 
     def finished(self, state: Tree) -> Judged:
         """The rewards of finished samples: of x itself, decoded, not of a prediction."""
