@@ -48,7 +48,7 @@ METHODS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "bounded DRO": ("3d/dso-dro", ()),
     "barrier": ("3d/dso-direct", ()),
 }
-ITERATIONS, EVERY = 20, 4
+ITERATIONS, EVERY = 16, 4
 SHARED = ("guard=null", "evaluate.evaluators=[]", "evaluate.rewards=[]", "evaluate.prompts=8", "evaluate.show=0")
 CHOOSING = 16  # objects by whose pictures a checkpoint is chosen
 OF = 4  # samples that the best is chosen of
@@ -135,7 +135,8 @@ class Bench:
         if place == 0:
             return self.measured(self.of_base(which), which)
         job.trainable.load_state_dict(checkpoint.load(checkpoint.step_folder(folder / "checkpoints", place))["trainable"])
-        return self.measured(made(job, self.items[which]), which)
+        with job.trainable.averaged():
+            return self.measured(made(job, self.items[which]), which)
 
 
 def made(job: Run, items: Sequence[Item], count: int = 1) -> Rollout:

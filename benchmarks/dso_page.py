@@ -19,7 +19,7 @@ SHOWN = {
     "3d/footprint": "footprint",
     "3d/components": "parts",
 }
-HEAD = """{pictures} held-out pictures of objects that no model has seen; trained methods with seeds {seeds}, 5,120 samples each. Means with
+HEAD = """{pictures} held-out pictures of objects that no model has seen; trained methods with seeds {seeds}, 4,096 samples each. Means with
 95 % intervals: over pictures where nothing was trained, else Student's over seeds. A trained method's first row is the checkpoint at which
 most stood of those whose F-score and volume were within 5 % of the base's, chosen on 128 pictures of other objects (iteration 0 is the
 base itself: no checkpoint stood better at equal geometry); its second row is the last checkpoint, whatever its geometry. F-score,
