@@ -100,7 +100,7 @@ def test_d4_what_is_scored_is_predicted_from_the_state_itself():
     runs, particles = 160, 256
 
     def before(job, state, index, lam):
-        return job.rewards(state["before"], state["row"])
+        return job.rewards(state["before"], state["row"], index)
 
     fresh = smc.run(task(long_text(), long_text().reward, runs, particles, seed=4), how(10.0))
     stale = smc.run(task(chain, chain.reward, runs, particles, seed=4), how(10.0, intermediate=before))

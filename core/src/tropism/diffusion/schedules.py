@@ -95,7 +95,7 @@ class Diffusion:
 
     def at(self, t: torch.Tensor) -> Level:
         """The levels of integer times [B]."""
-        bar = self.bar.to(t.device)[t]
+        bar = self.bar.to(t.device, non_blocking=True)[t]
         return Level(t.float(), bar.sqrt(), (1 - bar).sqrt())
 
     def levels(self, steps: int) -> Level:

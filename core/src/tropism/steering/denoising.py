@@ -15,7 +15,8 @@ from tropism.diffusion.schedules import Schedule, like, split
 from tropism.errors import SteeringError
 from tropism.policy import Policy
 from tropism.steering.process import Noise, stops
-from tropism.types import Condition, Item, Level, Tree, tree_map
+from tropism.steering.task import gather
+from tropism.types import Condition, Item, Level, Tree
 
 
 class Said:
@@ -50,7 +51,8 @@ class Said:
 
 
 class Denoising:
-    """A policy under a sampler. State: ``x`` [B, ...], ``row`` [B] of the conditions; after a look ``x0`` and ``said``, the prediction.
+    """A policy under a sampler. State: ``x`` [B, ...], ``row`` [B] of the conditions (on the CPU: what is scored then need not wait for the
+    device before it is decoded); after a look ``x0`` and ``said``, the prediction.
 
     With the seeds of the conditions and without steering, its samples are those of :func:`tropism.diffusion.rollout.collect`, bit for bit.
     """
@@ -58,9 +60,10 @@ class Denoising:
     def __init__(self, policy: Policy, sampler: Sampler, steps: int, cond: Condition) -> None:
         self.policy, self.sampler, self.cond = policy, sampler, cond
         self.device = next(policy.trainable().parameters()).device
-        self.levels = sampler.levels(policy.schedule, steps).to(self.device)
-        self.steps = len(self.levels) - 1  # a pipeline that starts from a noised picture takes fewer
-        self.deviations: list[float] = sampler.deviation(self.levels[:-1], self.levels[1:]).tolist()
+        levels = sampler.levels(policy.schedule, steps)
+        self.steps = len(levels) - 1  # a pipeline that starts from a noised picture takes fewer
+        self.deviations: list[float] = sampler.deviation(levels[:-1], levels[1:]).tolist()
+        self.levels = levels.to(self.device)
         self.forwards = 0
 
     def noisy(self, index: int) -> bool:
@@ -68,7 +71,7 @@ class Denoising:
 
     def start(self, draw: Noise) -> Tree:
         x = self.policy.noise(cast(Draw, draw), self.levels[0], self.cond.encoded)
-        return {"x": x, "row": torch.arange(len(x), device=self.device)}
+        return {"x": x, "row": torch.arange(len(x))}
 
     def look(self, state: Tree, index: int) -> Tree:
         x, level = state["x"], self._level(state, index)
@@ -129,7 +132,7 @@ class Denoising:
         return self.levels[index].expand(len(state["x"]))
 
     def _encoded(self, state: Tree) -> Tree:
-        return tree_map(lambda t: t[state["row"]], self.cond.encoded)
+        return gather(self.cond.encoded, state["row"])
 
 
 def unguidable(sampler: Sampler) -> str:

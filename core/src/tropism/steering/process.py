@@ -9,8 +9,6 @@ import torch
 
 from tropism.types import Tree
 
-Rows = torch.Tensor  # [B] int64: the row of conditions that each state belongs to; it travels with the state
-
 
 def stops(index: int, steps: int, end: int) -> list[int]:
     """The points of ``steps`` steps from point ``index`` to ``end``, spread evenly; both ends are among them, and none is there twice."""
@@ -31,8 +29,9 @@ class Noise(Protocol):
 
 
 class Process(Protocol):
-    """A chain of ``steps`` steps. A state is a tree of tensors [B, ...] that holds all that the next step depends on: ``x``, ``row``, and
-    whatever else there is (a sampler's history, caches). Methods are pure: they give a new tree, and any rows may be cut or repeated.
+    """A chain of ``steps`` steps. A state is a tree of tensors [B, ...] that holds all that the next step depends on: ``x``; ``row``, int64
+    on the CPU, its row of the conditions; and whatever else there is (a sampler's history, caches). Methods are pure: they give a new
+    tree, and any rows may be cut or repeated.
     """
 
     steps: int

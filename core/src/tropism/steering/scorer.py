@@ -73,7 +73,11 @@ class Rewards:
         steps = no_steps(x0)
         if index < len(self.levels) - 1:
             steps = replace(steps, levels=self.levels, at=torch.full((len(x0),), index - 1, device=self.levels.t.device))
-        return Rollout(cond=self.cond.take(rows), x0=x0, steps=steps, media=self.policy.decode(x0))
+        return Rollout(cond=self._condition(rows), x0=x0, steps=steps, media=self.policy.decode(x0))
+
+    def _condition(self, rows: torch.Tensor) -> Condition:
+        """What rewards may ask for of the conditions: what the network is told is not copied for them."""
+        return replace(self.cond, encoded={}).take(rows)
 
 
 def no_steps(x0: torch.Tensor) -> Steps:

@@ -139,7 +139,8 @@ def walked(task: Task, state: Tree, first: int, last: int, count: int = 1) -> Tr
 
 def put(tree: Tree, rows: torch.Tensor, new: Tree) -> Tree:
     """A tree with other rows [M] at ``rows``."""
-    return {
-        key: put(value, rows, new[key]) if isinstance(value, dict) else value.index_copy(0, rows.to(value.device), new[key])
-        for key, value in tree.items()
-    }
+
+    def placed(old: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return old.index_copy(0, rows.to(old.device, non_blocking=True), given)
+
+    return {key: put(value, rows, new[key]) if isinstance(value, dict) else placed(value, new[key]) for key, value in tree.items()}

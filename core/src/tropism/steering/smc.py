@@ -51,7 +51,7 @@ def run(task: Task, how: Smc) -> Steered:
             ancestors = lineage.arrived(index, rewards, how.schedule.ess)
             if ancestors is not None:
                 state = gather(state, flat(ancestors))
-                pull = None if pull is None else pull[flat(ancestors).to(pull.device)]
+                pull = None if pull is None else pull[flat(ancestors).to(pull.device, non_blocking=True)]
         state, ratio = task.move(state, index, pull)
         lineage.corrected(ratio)
     return ended(task, lineage, state, before, how.select)
@@ -96,4 +96,4 @@ def _seen(task: Task, how: Smc, lineage: Lineage, state: Tree, index: int) -> tu
         return state, how.intermediate(task, state, index, lam), None
     state, rewards, gradient = task.look_along(state, index)
     part = lineage.counting(index).repeat_interleave(task.particles)
-    return state, rewards, gradient * part.to(gradient).reshape(-1, *[1] * (gradient.ndim - 1))
+    return state, rewards, gradient * part.to(gradient, non_blocking=True).reshape(-1, *[1] * (gradient.ndim - 1))

@@ -15,7 +15,7 @@ from tropism.types import Tree, tree_cat, tree_map
 
 def gather(state: Tree, rows: torch.Tensor) -> Tree:
     """Rows [M] of a state, as a whole: whatever is in the tree goes with the particle."""
-    return tree_map(lambda t: t[rows.to(t.device)], state)
+    return tree_map(lambda t: t[rows.to(t.device, non_blocking=True)], state)  # or each tensor would wait for the device
 
 
 def cut(state: Tree, begin: int, end: int) -> Tree:
@@ -73,8 +73,8 @@ class Task:
                 (gradient,) = torch.autograd.grad(rewards.sum(), x)
             gradients.append(torch.where(like(gradient.flatten(1).isfinite().all(1), gradient), gradient, 0.0))
             states.append(tree_map(torch.Tensor.detach, seen))
-            values.append(rewards.detach().double().cpu())
-        return _joined(states), torch.cat(values), torch.cat(gradients)
+            values.append(rewards.detach())
+        return _joined(states), torch.cat(values).double().cpu(), torch.cat(gradients)
 
     def move(self, state: Tree, index: int, pull: torch.Tensor | None = None) -> tuple[Tree, torch.Tensor]:
         """The next states of rows that have a stream each, with log p / tau [B]."""
