@@ -36,10 +36,10 @@ from steering_versus import curve, summed
 from tropism import api, assemble, plugins
 from tropism.errors import RecipeError
 from tropism.loop import Run
-from tropism.particles import steered
 from tropism.progress import Progress
 from tropism.recipe import Part
 from tropism.rewards.slices import raw_scores
+from tropism.turning.particles import steered
 
 REWARDS = {
     "alignment": "rewards=[{use: image/alignment}]",

@@ -15,8 +15,8 @@ from stopwatch import Clock, Watch
 
 from tropism import memory
 from tropism.loop import Run
-from tropism.particles import steered
 from tropism.steering.fk import Fk
+from tropism.turning.particles import steered
 
 PROMPTS = 2
 GOAL = 1.05

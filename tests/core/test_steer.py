@@ -11,18 +11,19 @@ from click.testing import CliRunner, Result
 
 import tropism
 from tests import tiny
-from tropism import api, plugins, report, turning
+from tropism import api, plugins, report
 from tropism.cli import cli
 from tropism.diffusion.flow_samplers import FlowSde, Ode
 from tropism.diffusion.samplers import DDIM, Consistency
 from tropism.errors import PluginError, SteeringError, TropismError
-from tropism.particles import MOST, condition
 from tropism.policies.pipeline import capture
 from tropism.recipe import Part
 from tropism.report import told
-from tropism.steerable import misfits
 from tropism.steering.fk import Fk
 from tropism.toy import Near, ToyPolicy
+from tropism.turning import pipeline
+from tropism.turning.particles import MOST, condition
+from tropism.turning.steerable import misfits
 
 FEW = ("device=cpu", "rollout.steps=6")
 
@@ -161,38 +162,38 @@ def test_three_lines_on_a_plain_pipeline():
 
 def test_one_particle_is_the_policy_and_prompts_do_not_touch_each_other():
     policy, near = ToyPolicy(), Near()
-    both = turning.steer(policy, ["a", "b"], near, 4, steps=6, batch=3)
-    alone = turning.steer(policy, {"prompt": "a"}, near, 4, steps=6)
+    both = pipeline.steer(policy, ["a", "b"], near, 4, steps=6, batch=3)
+    alone = pipeline.steer(policy, {"prompt": "a"}, near, 4, steps=6)
     torch.testing.assert_close(both.reward[0], alone.reward[0])
-    plain = turning.steer(policy, "a", near, 4, "best-of-n", steps=6)
-    one = turning.steer(policy, "a", "toy/near", 1, {"use": "fk", "lambda": 5.0}, steps=6)
+    plain = pipeline.steer(policy, "a", near, 4, "best-of-n", steps=6)
+    one = pipeline.steer(policy, "a", "toy/near", 1, {"use": "fk", "lambda": 5.0}, steps=6)
     assert one.reward[0, 0].item() == pytest.approx(plain.reward[0, 0].item())
-    given = turning.steer(policy, "a", near, method=Fk(particles=2), steps=6, seed=1, sampler="ddim")
+    given = pipeline.steer(policy, "a", near, method=Fk(particles=2), steps=6, seed=1, sampler="ddim")
     assert given.reward.shape == (1, 2) and not torch.allclose(given.reward, plain.reward[:, :2])
 
 
 def test_the_sampler_fits_the_model():
-    assert turning.fitting(ToyPolicy(), 5) == DDIM(eta=1.0)
-    assert turning.fitting(ToyPolicy(parametrization="flow"), 5) == FlowSde()
+    assert pipeline.fitting(ToyPolicy(), 5) == DDIM(eta=1.0)
+    assert pipeline.fitting(ToyPolicy(parametrization="flow"), 5) == FlowSde()
     student = capture(tiny.latent_consistency(), guidance_scale=3.0)
-    assert turning.fitting(student, 4) == Consistency() and turning._own_steps(student) == 4
+    assert pipeline.fitting(student, 4) == Consistency() and pipeline._own_steps(student) == 4
 
 
 def test_what_python_is_told():
     policy, near = ToyPolicy(), Near()
     for sampler in ("ode", Ode()):
         with pytest.raises(SteeringError, match=r"'Fk' copies particles, but sampler 'ode' has no noise .* or best-of-n"):
-            turning.steer(policy, "a", near, steps=4, sampler=sampler)
+            pipeline.steer(policy, "a", near, steps=4, sampler=sampler)
     with pytest.raises(SteeringError, match="ToyPolicy does not say how many steps it takes; give steps="):
-        turning.steer(policy, "a", near)
+        pipeline.steer(policy, "a", near)
     with pytest.raises(PluginError, match=r"no steering entry 'fkk' \(did you mean 'fk'\?\)"):
-        turning.steer(policy, "a", near, method="fkk", steps=4)
+        pipeline.steer(policy, "a", near, method="fkk", steps=4)
     with pytest.raises(PluginError, match=r"steering 'fk': lambda: -1\.0; expected 0 or more"):
-        turning.steer(policy, "a", near, method={"use": "fk", "lambda": -1}, steps=4)
+        pipeline.steer(policy, "a", near, method={"use": "fk", "lambda": -1}, steps=4)
     with pytest.raises(SteeringError, match="particles: 3, but the method that was given has 2"):
-        turning.steer(policy, "a", near, 3, Fk(particles=2), steps=4)
+        pipeline.steer(policy, "a", near, 3, Fk(particles=2), steps=4)
     with pytest.raises(SteeringError, match="there is no prompt to steer"):
-        turning.steer(policy, [], near, steps=4)
+        pipeline.steer(policy, [], near, steps=4)
 
 
 def test_noise_belongs_to_prompt_and_particle():

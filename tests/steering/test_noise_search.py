@@ -15,11 +15,11 @@ from tropism.diffusion.samplers import DDIM
 from tropism.errors import SteeringError
 from tropism.plugins import manager
 from tropism.report.genealogy import picture
-from tropism.steerfolder import told
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.paths import Paths
 from tropism.steering.zero_order import Around, ZeroOrder, neighbour
 from tropism.toy_chains import task
+from tropism.turning.folder import told
 
 
 def test_a_neighbour_is_as_long_and_as_near_as_told():

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "capture": "tropism.policies.pipeline",
     "run": "tropism.api",
-    "steer": "tropism.turning",
+    "steer": "tropism.turning.pipeline",
     "export": "tropism.exports",
     "Rollout": "tropism.types",
     "Condition": "tropism.types",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tropism import judged, steerable
+from tropism import judged
 from tropism.credit import Credit
 from tropism.data.layout import Layout
 from tropism.diffusion.flow_samplers import Ode
@@ -30,6 +30,7 @@ from tropism.rewards.base import needs
 from tropism.rewards.combine import Combined
 from tropism.rewards.combine import Part as Weighted
 from tropism.steering.base import Method
+from tropism.turning import steerable
 from tropism.types import Item
 
 Path = tuple[str | int, ...]

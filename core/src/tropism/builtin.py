@@ -89,7 +89,11 @@ def register_credits() -> list[Entry]:
 def register_evaluators() -> list[Entry]:
     return [
         Entry("base-distance", "tropism.evaluate:BaseDistance", "root mean square distance to the base model's sample of the same seed"),
-        Entry("steered", "tropism.baseline:Steered", "the base model, steered instead of trained: all rewards of the best of K particles"),
+        Entry(
+            "steered",
+            "tropism.turning.baseline:Steered",
+            "the base model, steered instead of trained: all rewards of the best of K particles",
+        ),
     ]
 
 

@@ -14,10 +14,10 @@ from tropism.errors import RewardError, TropismError
 from tropism.even import evened, filling
 from tropism.judges import Judge
 from tropism.optimizers.base import Batch, plan
-from tropism.particles import together
 from tropism.rewards.slices import raw_scores
 from tropism.siblings import equal_share
 from tropism.spread import handed_out, joined, own_samples
+from tropism.turning.particles import together
 from tropism.types import Condition, Rollout
 
 if TYPE_CHECKING:

@@ -46,14 +46,14 @@ def command(
     The rewards, the sampler and the steps are those of the recipe's rollouts; KEY=VALUE changes them, and steering.KEY=VALUE an argument of
     the method. Every method has the same prompts and first noises. Writes samples, summary.json, metrics.jsonl and report.html.
     """
-    from tropism import turning
+    from tropism.turning.recipe import steer_recipe
 
     path = Path(source)
     if path.is_dir() and plugin_files:
         raise click.UsageError("--plugin goes with a recipe; a run has its plugins written down")
     folder = out or Path(f"steered-{path.resolve().name.removesuffix('.yaml') if path.exists() else source.replace('/', '-')}")
     items = [{"prompt": prompt} for prompt in prompts] or count
-    told = turning.steer_recipe(
+    told = steer_recipe(
         source, folder, overrides, method, particles, compare, items=items, seed=seed, base=base, plugin_files=plugin_files, say=click.echo
     )
     from tropism.cli.outcome import estimate

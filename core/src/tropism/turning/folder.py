@@ -18,7 +18,6 @@ import torch
 
 from tropism import gallery, memory, runfolder
 from tropism.evaluate import Estimate
-from tropism.particles import steered
 from tropism.recipe import Part
 from tropism.report.read import Interval
 from tropism.report.told import Moment, Outcome, Prompt, Told
@@ -27,6 +26,7 @@ from tropism.steering.base import Method
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.steered import Steered
 from tropism.track import Metrics
+from tropism.turning.particles import steered
 from tropism.types import Item, Rollout, label
 
 if TYPE_CHECKING:

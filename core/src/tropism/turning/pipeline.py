@@ -1,4 +1,4 @@
-"""Steering from outside: a diffusers pipeline in three lines, or the prompts of a recipe or a run into a folder.
+"""A diffusers pipeline, steered in three lines.
 
 pipe = DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5").to("cuda")
 found = tropism.steer(pipe, "a red apple", my_reward, particles=4)
@@ -8,33 +8,26 @@ picture = found.samples[0]  # [3, H, W] in [0, 1]
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tropism import api, assemble
 from tropism.diffusion.flow_samplers import FlowSde
 from tropism.diffusion.samplers import DDIM, Consistency, Sampler
-from tropism.errors import CheckpointError, PluginError, RecipeError, SteeringError
-from tropism.particles import condition
+from tropism.errors import PluginError, SteeringError
 from tropism.plugins import Catalog
 from tropism.policies.cache import Conditions
 from tropism.policies.pipeline import capture
 from tropism.policy import Policy
-from tropism.recipe import Loader, Part, Recipe
+from tropism.recipe import Part
 from tropism.rewards.base import Reward
 from tropism.rewards.combine import Combined
 from tropism.rewards.combine import Part as Weighted
 from tropism.steering.base import Method
 from tropism.steering.base import steer as run
 from tropism.steering.steered import Steered
+from tropism.turning.particles import condition
 from tropism.types import Item
-
-if TYPE_CHECKING:
-    from tropism.report.told import Told
-    from tropism.steerfolder import Way
 
 Named = str | Mapping[str, Any]
 DEFAULT = "fk"
@@ -97,81 +90,6 @@ def fitting(policy: Policy, steps: int) -> Sampler:
     if policy.schedule.parametrization == "flow" or not (ddim.deviation(levels[:-1], levels[1:]) > 0).any():
         return FlowSde()
     return ddim
-
-
-def steer_recipe(
-    source: str,
-    folder: Path,
-    overrides: Sequence[str] = (),
-    method: str | None = None,
-    particles: int | None = None,
-    compare: Sequence[str] = (),
-    *,
-    items: Sequence[Item] | int = 4,
-    seed: int = 0,
-    base: bool = False,
-    plugin_files: Sequence[Path] = (),
-    say: Callable[[str], None] = lambda text: None,
-) -> Told:
-    """Steer ``items`` (or so many held-out ones) of a recipe, or with the newest weights of a run folder, and write ``folder``.
-
-    method: the recipe's own, or ``fk``, by default. Raises RecipeError, before any weight is loaded, for what cannot be steered, and where
-    ``folder`` holds something.
-    """
-    from tropism import checkpoint, plugins, report, runfolder, steerfolder
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
-    run_folder = Path(source) if Path(source).is_dir() else None
-    files = runfolder.open_run(run_folder)[1] if run_folder else tuple(plugin_files)
-    catalog = api.loaded(files)[1]
-    place = str(run_folder / "recipe.yaml") if run_folder else source
-    recipe, text, where = api.load_recipe(place, catalog, [*_changes(place, method, particles, catalog), *overrides])
-    recipe = runfolder.settled(recipe)
-    ways = _ways(recipe, compare, catalog, text, where)
-    newest = checkpoint.latest(run_folder / "checkpoints") if run_folder and not base else None
-    if run_folder and not base and newest is None:
-        raise CheckpointError(f"{run_folder} has no checkpoint yet; steer its base model with --base")
-    job = api.sampled(recipe, files)
-    if newest is not None:
-        job.trainable.load_state_dict(checkpoint.load(newest)["trainable"])
-    chosen = job.heldout_items[:items] if isinstance(items, int) else items
-    with job.trainable.averaged():
-        told = steerfolder.write(job, chosen, ways, seed, folder, say)
-    report.steered(folder, plugins.views(catalog))
-    return told
-
-
-def _changes(place: str, method: str | None, particles: int | None, catalog: Catalog) -> list[str]:
-    """What a recipe's ``steering`` becomes for the method that was asked for."""
-    import json
-
-    text = Path(place).read_text() if Path(place).is_file() else api.recipe_text(place, catalog)
-    data = yaml.load(text, Loader=Loader)
-    section = data.get("steering") if isinstance(data, dict) else None
-    own = section.get("use") if isinstance(section, dict) else None
-    changes = [] if method in (None, own) and own else [f"steering={json.dumps({'use': method or DEFAULT})}"]
-    return [*changes, *([f"steering.particles={particles}"] if particles else [])]
-
-
-def _ways(recipe: Recipe, compare: Sequence[str], catalog: Catalog, text: str, where: str) -> list[Way]:
-    """The recipe's method and those to compare, each checked with its sampler and rewards before any weight is loaded."""
-    from tropism.steerfolder import UNSTEERED, Way
-
-    assert recipe.steering is not None
-    first = assemble.check(recipe, catalog, text, where).steering
-    assert first is not None
-    ways = [Way(recipe.steering.use.replace("/", "-"), recipe.steering, first)]
-    for name in compare:
-        catalog.find("steering", name)
-        part = Part.model_validate({"use": name, "particles": first.particles})
-        made = assemble.check(recipe.model_copy(update={"steering": part}), catalog, "", f"--compare {name}").steering
-        assert made is not None
-        ways.append(Way(name.replace("/", "-"), part, made))
-    names = [UNSTEERED, *(way.label for way in ways)]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RecipeError(f"'{twice}' is compared with itself; name each method once")
-    return ways
 
 
 def _method(given: Named, particles: int | None, catalog: Catalog) -> Method:

@@ -10,11 +10,11 @@ import torch
 from tropism import assemble
 from tropism.errors import RecipeError
 from tropism.evaluate import Estimate
-from tropism.particles import steered
 from tropism.plugins import Catalog
 from tropism.recipe import Part
 from tropism.rewards.slices import raw_scores
 from tropism.sampling import EVALUATION_SEED
+from tropism.turning.particles import steered
 from tropism.types import Rollout
 
 if TYPE_CHECKING:
