@@ -57,9 +57,9 @@ def iterate(changes: Sequence[str], count: int) -> dict[str, Any]:
 
     from tropism import api
     from tropism.loop import Run
-    from tropism.processes import Processes
     from tropism.progress import Progress
     from tropism.recipe import Evaluate
+    from tropism.scale.processes import Processes
 
     manager, catalog = api.loaded()
     recipe = api.load_recipe(RECIPE, catalog, [*SETTINGS, *changes])[0]
@@ -111,7 +111,7 @@ def _peak() -> float:
 
 def child(option: Option, count: int) -> dict[str, Any]:
     """Run one option. Returns what :func:`iterate` does: seconds summed over its processes, the rest of the largest."""
-    from tropism.launch import _free_port
+    from tropism.scale.launch import _free_port
 
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(option.processes), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--child", json.dumps([option.changes, count])]

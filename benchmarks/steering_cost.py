@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from stopwatch import Clock, Watch
 
-from tropism import memory
 from tropism.loop import Run
+from tropism.scale import memory
 from tropism.steering.fk import Fk
 from tropism.turning.particles import steered
 

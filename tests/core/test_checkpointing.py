@@ -8,12 +8,12 @@ import torch
 from tests import tiny
 from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import DDIM
-from tropism.engine import Engine
 from tropism.errors import PolicyError
 from tropism.optimizers.base import StepBatch, batches
 from tropism.optimizers.policy_gradient import PolicyGradient
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.pipeline import capture
+from tropism.scale.engine import Engine
 from tropism.testing import condition
 from tropism.toy import ToyPolicy
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tropism.clock import Clock
-from tropism.engine import Engine
+from tropism.scale.engine import Engine
 
 
 def test_the_cpus_random_state_goes_round():
@@ -35,7 +35,7 @@ def test_on_cuda_its_random_state_is_kept_too(monkeypatch):
 
 def test_deterministic_kernels_are_asked_for_only_on_demand():
     code = (
-        "import os, torch; from tropism.engine import Engine\n"
+        "import os, torch; from tropism.scale.engine import Engine\n"
         "Engine('cpu'); assert not torch.are_deterministic_algorithms_enabled()\n"
         "Engine('cpu', deterministic=True); assert torch.are_deterministic_algorithms_enabled()\n"
         "assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8' and not torch.backends.cudnn.benchmark"

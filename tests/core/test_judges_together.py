@@ -11,9 +11,9 @@ from rich.console import Console
 from tests.core.test_processes import metrics, run, together, values, weights
 from tropism import plugins
 from tropism.loop import Run
-from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
+from tropism.scale.processes import Processes
 
 RECIPE = """\
 name: test/judges

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tropism import launch
+from tropism.scale import launch
 from tropism.stop import Stop
 
 PROGRAM = """\

@@ -19,14 +19,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from tropism import api, checkpoint, launch, plugins
+from tropism import api, checkpoint, plugins
 from tropism.errors import ElsewhereError, ProcessError, RecipeError, RewardError
 from tropism.loop import Run
-from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
 from tropism.rollouts import Rollouts
-from tropism.spread import merged, own_batches, own_samples, refuse_uneven
+from tropism.scale import launch
+from tropism.scale.processes import Processes
+from tropism.scale.spread import merged, own_batches, own_samples, refuse_uneven
 
 RECIPE = """\
 name: test/several

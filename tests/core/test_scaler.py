@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tropism import api, checkpoint
-from tropism.engine import Engine
 from tropism.errors import DivergedError
-from tropism.scaler import Scaler
+from tropism.scale.engine import Engine
+from tropism.scale.float16 import Scaler
 
 OVERRIDES = ["device=cpu", "train.precision=fp16", "train.iterations=4", "rollout.samples=16", "rollout.batch=8", "evaluate.per_prompt=8"]
 

@@ -16,11 +16,11 @@ from tropism.diffusion.rollout import replay
 from tropism.errors import PolicyError, RecipeError
 from tropism.loop import Run
 from tropism.policies.adapters import Lora, Trainable
-from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import parse
 from tropism.rollouts import Rollouts
-from tropism.shards import Sharded, blocks, is_shard
+from tropism.scale.processes import Processes
+from tropism.scale.shards import Sharded, blocks, is_shard
 
 BRIGHT = """
 from tropism import Entry, hookimpl

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tropism.evaluate import Estimate
     from tropism.loop import Run
-    from tropism.processes import Processes
+    from tropism.scale.processes import Processes
     from tropism.types import Item, Rollout
 
 SAMPLING_SEED = 2**32  # beyond the seeds of recipes and EVALUATION_SEED
@@ -111,7 +111,8 @@ def resume(folder: Path, iterations: int | None = None, console: Console | None 
 
 def reopen(folder: Path, iterations: int | None = None, size: int = 1) -> None:
     """Make a run ready to go on in ``size`` processes, up to a new end if ``iterations`` gives one."""
-    from tropism import checkpoint, runfolder, spread
+    from tropism import checkpoint, runfolder
+    from tropism.scale import spread
 
     recipe, _ = runfolder.open_run(folder)
     spread.refuse_uneven(recipe, size)
@@ -208,7 +209,7 @@ def sampled(recipe: Recipe, plugin_files: Sequence[Path]) -> Run:
 @contextmanager
 def _joined() -> Iterator[Processes]:
     """The processes that this one belongs to, left again at the end."""
-    from tropism.processes import Processes
+    from tropism.scale.processes import Processes
 
     processes = Processes.join()
     try:
@@ -220,7 +221,8 @@ def _joined() -> Iterator[Processes]:
 def _begin(
     found: tuple[Recipe, str, str], catalog: plugins.Catalog, folder: Path | None, root: Path, plugin_files: Sequence[Path], size: int
 ) -> Path:
-    from tropism import assemble, runfolder, spread
+    from tropism import assemble, runfolder
+    from tropism.scale import spread
 
     made, text, where = found
     assemble.check(made, catalog, text, where)

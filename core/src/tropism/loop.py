@@ -20,23 +20,23 @@ import torch
 from tropism import assemble, checkpoint, sampling, state
 from tropism.clock import Clock
 from tropism.diffusion.noise import sample_seed
-from tropism.engine import Engine, default_device
 from tropism.errors import DivergedError
 from tropism.evaluate import Estimate, alarms
 from tropism.gallery import drop_samples, save_samples
 from tropism.guard import Guard
-from tropism.network import prepared
 from tropism.offline import Offline
 from tropism.optimizers.base import seeds as seeds_of
 from tropism.plugins import Catalog, views
 from tropism.policies.cache import Conditions
-from tropism.processes import Processes
 from tropism.progress import Progress
 from tropism.recipe import Recipe
 from tropism.rollouts import Rollouts
 from tropism.runfolder import write_summary
-from tropism.shards import gathered
-from tropism.spread import merged
+from tropism.scale.engine import Engine, default_device
+from tropism.scale.network import prepared
+from tropism.scale.processes import Processes
+from tropism.scale.shards import gathered
+from tropism.scale.spread import merged
 from tropism.stop import Stop
 from tropism.track import Metrics
 from tropism.types import Rollout

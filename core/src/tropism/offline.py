@@ -18,9 +18,9 @@ from tropism.data.stream import Stream
 from tropism.data.tally import Tally
 from tropism.diffusion.noise import Draw
 from tropism.errors import RecipeError, TropismError
-from tropism.even import evened
 from tropism.optimizers.base import Batch, Optimizer, label_batches, pair_batches
-from tropism.spread import own_samples
+from tropism.scale.even import evened
+from tropism.scale.spread import own_samples
 from tropism.types import Labelled, Pairs
 
 if TYPE_CHECKING:

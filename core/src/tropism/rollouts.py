@@ -11,12 +11,12 @@ from tropism import sampling
 from tropism.data.prompts import Order
 from tropism.diffusion.flow_samplers import Ode
 from tropism.errors import RewardError, TropismError
-from tropism.even import evened, filling
 from tropism.judges import Judge
 from tropism.optimizers.base import Batch, plan
 from tropism.rewards.slices import raw_scores
+from tropism.scale.even import evened, filling
+from tropism.scale.spread import handed_out, joined, own_samples
 from tropism.siblings import equal_share
-from tropism.spread import handed_out, joined, own_samples
 from tropism.turning.particles import together
 from tropism.types import Condition, Rollout
 

@@ -15,7 +15,7 @@ from tropism.diffusion.samplers import Sampler
 from tropism.evaluate import Estimate, measure
 from tropism.optimizers.base import Batch
 from tropism.rewards.slices import raw_scores
-from tropism.spread import brought_together, own_batches
+from tropism.scale.spread import brought_together, own_batches
 from tropism.types import Condition, Item, Rollout
 
 if TYPE_CHECKING:

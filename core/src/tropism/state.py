@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tropism import checkpoint
 from tropism.errors import CheckpointError, TropismError
-from tropism.shards import like_all, optimizer_state
+from tropism.scale.shards import like_all, optimizer_state
 
 if TYPE_CHECKING:
     from tropism.loop import Run

@@ -11,7 +11,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from tropism.launch import LAUNCHER
+from tropism.scale.launch import LAUNCHER
 
 SAID = b"\nstopping after this iteration, saving first; press again to quit at once\n"
 

@@ -50,7 +50,7 @@ def _device() -> Line:
     try:
         import torch
 
-        from tropism.engine import default_device
+        from tropism.scale.engine import default_device
 
         name = default_device()
         torch.ones(2, 2, device=name).sum().item()

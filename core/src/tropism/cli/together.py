@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tropism.errors import ProcessError
-from tropism.launch import launch
+from tropism.scale.launch import launch
 
 
 def together(folder: Path, count: int) -> None:

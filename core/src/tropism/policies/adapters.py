@@ -15,7 +15,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tropism.errors import PolicyError
-from tropism.shards import is_shard, like, local
+from tropism.scale.shards import is_shard, like, local
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 

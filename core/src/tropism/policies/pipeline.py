@@ -19,7 +19,6 @@ import torch
 from diffusers import DiffusionPipeline
 
 from tropism.diffusion.noise import Draw
-from tropism.engine import default_device
 from tropism.errors import CaptureRefused, PolicyError, TropismError, nearest
 from tropism.policies import blend, grid, quiet
 from tropism.policies.call import BATCHED, PipelineCall
@@ -27,6 +26,7 @@ from tropism.policies.embedding import Embedding
 from tropism.policies.record import Call, Watch
 from tropism.policies.resting import Resting
 from tropism.policies.study import PROBE_STEPS, Study, constant_noise
+from tropism.scale.engine import default_device
 from tropism.types import Item, Level, Tree, tree_cat, tree_map
 
 FINE = 50  # steps of a cheap look at where a pipeline changes its networks

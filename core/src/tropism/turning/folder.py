@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tropism import gallery, memory, runfolder
+from tropism import gallery, runfolder
 from tropism.evaluate import Estimate
 from tropism.recipe import Part
 from tropism.report.read import Interval
 from tropism.report.told import Moment, Outcome, Prompt, Told
 from tropism.rewards.slices import raw_scores
+from tropism.scale import memory
 from tropism.steering.base import Method
 from tropism.steering.best_of_n import BestOfN
 from tropism.steering.steered import Steered

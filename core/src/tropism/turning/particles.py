@@ -10,9 +10,9 @@ import torch
 from tropism import sampling
 from tropism.diffusion.noise import Draw, sample_seed
 from tropism.diffusion.schedules import Schedule
-from tropism.engine import Engine
 from tropism.errors import SteeringError
 from tropism.policy import Policy
+from tropism.scale.engine import Engine
 from tropism.steering.base import Method, steer
 from tropism.steering.steered import Steered
 from tropism.types import Condition, Item, Level, Rollout, Tree

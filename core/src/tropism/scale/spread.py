@@ -10,8 +10,8 @@ import torch
 
 from tropism.diffusion.branching import branches
 from tropism.errors import RecipeError
-from tropism.processes import Processes
 from tropism.recipe import Recipe
+from tropism.scale.processes import Processes
 from tropism.types import Condition, Rollout
 
 

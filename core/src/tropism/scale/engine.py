@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 
 from tropism.errors import DivergedError, PolicyError
-from tropism.processes import Processes
-from tropism.scaler import Scaler
-from tropism.shards import Sharded, whole
+from tropism.scale.float16 import Scaler
+from tropism.scale.processes import Processes
+from tropism.scale.shards import Sharded, whole
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from tropism.engine import Engine
 from tropism.errors import PolicyError
 from tropism.policies.adapters import Lora, Trainable
 from tropism.policies.compiled import compile_network
 from tropism.policy import Policy
 from tropism.recipe import Recipe
-from tropism.shards import Sharded
+from tropism.scale.engine import Engine
+from tropism.scale.shards import Sharded
 
 
 def prepared(recipe: Recipe, engine: Engine, policy: Policy) -> Trainable:

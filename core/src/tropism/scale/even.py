@@ -10,7 +10,7 @@ import torch
 
 from tropism.diffusion.samplers import Sampler
 from tropism.optimizers.base import Batch, Optimizer, plan
-from tropism.processes import Processes
+from tropism.scale.processes import Processes
 from tropism.types import Couples, Rollout
 
 
