@@ -44,3 +44,16 @@ class Embedding(Policy, Protocol):
 
         Raises PolicyError where that cannot be.
         """
+
+
+class Guided(Policy, Protocol):
+    """A policy whose guidance is for sampling alone: methods that learn from denoising errors take those of ``unguided``."""
+
+    def unguided(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
+        """As ``predict``, without guidance: what the network itself says, and what pretraining fitted."""
+
+
+def fitted(policy: Policy, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
+    """The prediction whose error is a denoising error: ``unguided`` of a policy that tells it apart, else ``predict``."""
+    said: torch.Tensor = getattr(policy, "unguided", policy.predict)(x, level, cond)
+    return said

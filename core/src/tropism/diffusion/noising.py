@@ -9,7 +9,7 @@ import torch
 
 from tropism.diffusion.noise import Draw, sample_seed
 from tropism.diffusion.schedules import like, split
-from tropism.policy import Policy
+from tropism.policy import Policy, fitted
 from tropism.types import Level, Tree
 
 
@@ -24,7 +24,7 @@ class Noised:
 
     def predicted(self, policy: Policy, cond: Tree) -> tuple[torch.Tensor, torch.Tensor]:
         """The policy's predictions of x0 and of the velocity eps - x0, whatever its network says; one forward."""
-        x0, noise = split(policy.predict(self.x, self.level, cond), self.x, self.level, policy.schedule.parametrization)
+        x0, noise = split(fitted(policy, self.x, self.level, cond), self.x, self.level, policy.schedule.parametrization)
         return x0, noise - x0
 
 

@@ -21,7 +21,7 @@ import torch
 
 from tropism.diffusion.noising import Noised
 from tropism.diffusion.schedules import like, split
-from tropism.policy import Policy
+from tropism.policy import Policy, fitted
 from tropism.types import Level, Tree, tree_map
 
 WEIGHTINGS = ("network", "noise", "velocity", "sample")
@@ -30,7 +30,7 @@ WEIGHTINGS = ("network", "noise", "velocity", "sample")
 def residual(policy: Policy, at: Noised, cond: Tree, weighting: str = "network") -> torch.Tensor:
     """Prediction minus target [M, ...] at noised states; one forward. weighting: in which space, see the head of this file."""
     kind = policy.schedule.parametrization
-    x0, noise = split(policy.predict(at.x, at.level, cond), at.x, at.level, kind)
+    x0, noise = split(fitted(policy, at.x, at.level, cond), at.x, at.level, kind)
     off_x0, off_noise = x0 - at.x0, noise - at.noise
     if weighting == "sample" or (weighting, kind) == ("network", "sample"):
         return off_x0

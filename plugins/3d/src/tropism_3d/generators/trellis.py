@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,26 @@ from tropism.diffusion.schedules import Flow, like
 from tropism.errors import PolicyError
 from tropism.types import Item, Level, Tree
 
+DRAWN = (1.0, 1.0)  # mean and deviation of the logit of sigma at which it was pretrained, and at which DSO learns
 MODULES = {"sparse_structure_flow_model": "sparse_structure_flow", "sparse_structure_decoder": "sparse_structure_vae"}
+
+
+@dataclass(frozen=True)
+class LogitNormal(Flow):
+    """A flow whose levels are drawn with logit sigma ~ N(*DRAWN) when finished samples are noised again."""
+
+    def draw(self, u: torch.Tensor) -> Level:
+        mean, deviation = DRAWN
+        sigma = (mean + deviation * torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6))).sigmoid().to(u.dtype)
+        return Level(sigma * self.scale, 1 - sigma, sigma)
 
 
 class TrellisStructure:
     """checkout: the cloned repository. weights: a folder with ``pipeline.json`` and ``ckpts``, as the authors publish it.
 
-    guidance: w of (1 + w) with the picture - w without it, while sigma is at least ``until``; the authors take 7.5 and 0.5. An item's
-    ``tokens`` names an npz file with ``tokens`` [T, C]: DINOv2's for the picture, normalised, as TRELLIS' own ``encode_image`` gives them.
+    guidance: w of (1 + w) with the picture - w without it, while sigma is at least ``until``; the authors take 7.5 and 0.5. It is for
+    sampling: as in DSO, denoising errors are those with the picture alone. Steps are spread as ``pipeline.json`` says. An item's ``tokens``
+    names an npz file with ``tokens`` [T, C]: DINOv2's for the picture, normalised, as TRELLIS' own ``encode_image`` gives them.
     """
 
     emits = frozenset({"occupancy"})
@@ -40,7 +53,7 @@ class TrellisStructure:
     def __init__(self, checkout: str, weights: str, guidance: float = 7.5, until: float = 0.5) -> None:
         self.network, self.decoder = (_loaded(Path(checkout), Path(weights), part) for part in MODULES)
         self.guidance, self.until = guidance, until
-        self.schedule = Flow(scale=1000.0)
+        self.schedule = LogitNormal(shift=_shift(Path(weights)), scale=1000.0)
 
     def to(self, device: torch.device) -> TrellisStructure:
         """Move both modules."""
@@ -52,13 +65,17 @@ class TrellisStructure:
         return {"tokens": torch.stack([_tokens(item) for item in items])}
 
     def predict(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
-        tokens = cond["tokens"]
-        seen: torch.Tensor = self.network(x, level.t, tokens).float()
+        seen = self.unguided(x, level, cond)
         if self.guidance == 0:
             return seen
-        blind: torch.Tensor = self.network(x, level.t, torch.zeros_like(tokens)).float()
+        blind: torch.Tensor = self.network(x, level.t, torch.zeros_like(cond["tokens"])).float()
         weight = like(torch.where(level.sigma >= self.until, self.guidance, 0.0), x)
         return seen + weight * (seen - blind)
+
+    def unguided(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
+        """With the picture alone."""
+        said: torch.Tensor = self.network(x, level.t, cond["tokens"]).float()
+        return said
 
     def noise(self, draw: Draw, level: Level, cond: Tree) -> torch.Tensor:
         side = int(self.network.resolution)  # type: ignore[arg-type]
@@ -81,6 +98,15 @@ def _tokens(item: Item) -> torch.Tensor:
     if found.ndim != 2 or not found.isfinite().all():
         raise PolicyError(f"{path}: 'tokens' is {list(found.shape)}; expected finite numbers [T, C]")
     return found
+
+
+def _shift(weights: Path) -> float:
+    """``rescale_t``, by which the authors' sampler spreads its steps: sigma = s u / (1 + (s - 1) u) for even u; 1 where none is given."""
+    params = json.loads((weights / "pipeline.json").read_text())["args"].get("sparse_structure_sampler", {}).get("params", {})
+    shift = float(params.get("rescale_t", 1.0))
+    if not 0.01 <= shift <= 100:
+        raise PolicyError(f"{weights / 'pipeline.json'}: rescale_t of sparse_structure_sampler is {shift}; expected 0.01 to 100")
+    return shift
 
 
 def _loaded(checkout: Path, weights: Path, part: str) -> torch.nn.Module:
