@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tropism import api, assemble, plugins
+from tropism.errors import RecipeError
 from tropism.recipe import parse
 
 RECIPES = ("dso-dpo", "dso-dro", "dso-direct", "dso-dpo-paper", "dso-dro-paper", "shap-e-dso-dpo")
+
+
+def test_trellis_recipe_has_the_papers_numbers_and_asks_for_tokens(tmp_path: Path):
+    catalog = plugins.manager()[1]
+    text = api.recipe_text("3d/trellis-dso-dro", catalog)
+    with pytest.raises(RecipeError, match="tokens/train has 0 npz files; expected a folder of 1 to 1,000,000, one for each picture"):
+        assemble.check(parse(text, "trellis"), catalog, text, "trellis")
+    for name in ("b", "a"):
+        np.savez(tmp_path / f"{name}.npz", tokens=np.zeros((3, 4)))
+    recipe = parse(text, "trellis", [f"data={{use: 3d/picture-tokens, train: {tmp_path}}}"])
+    parts = assemble.check(recipe, catalog, text, "trellis")
+    assert parts.train == parts.heldout == [{"prompt": name, "tokens": str(tmp_path / f"{name}.npz")} for name in ("a", "b")]
+    numbers, train = recipe.arithmetic(), recipe.train
+    assert (numbers["optimizer steps in all"], numbers["samples per optimizer step"], train.warmup * train.updates) == (4000, 48, 2000)
+    assert (recipe.adapter.rank, recipe.adapter.alpha, train.lr, train.weight_decay, recipe.rollout.steps) == (64, 128, 5e-6, 0.01, 12)
+    other = [line.split("too: ")[1] for line in text.splitlines() if "With DPO" in line]
+    dpo = parse(text, "dpo", [*shlex.split(other[0]), f"data={{use: 3d/picture-tokens, train: {tmp_path}}}"])
+    assemble.check(dpo, catalog, text, "dpo")
+    assert dpo.arithmetic()["optimizer steps in all"] == 8000 and dpo.optimizer.arguments["beta"] == 500
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -36,7 +36,10 @@ def register_policies() -> list[Entry]:
 
 @hookimpl
 def register_datasets() -> list[Entry]:
-    return [Entry("3d/furniture", f"{HERE}.furniture:Furniture", "pieces of furniture, seen from eight sides; 64 were never seen")]
+    return [
+        Entry("3d/furniture", f"{HERE}.furniture:Furniture", "pieces of furniture, seen from eight sides; 64 were never seen"),
+        Entry("3d/picture-tokens", f"{HERE}.tokens:PictureTokens", "folders of pictures as TRELLIS' tokens, a file each"),
+    ]
 
 
 @hookimpl
@@ -61,4 +64,5 @@ def register_recipes() -> list[Entry]:
         Entry("3d/dso-dpo-paper", f"{HERE}:recipes/dso-dpo-paper.yaml", "DSO with DPO and the paper's hyper-parameters"),
         Entry("3d/dso-dro-paper", f"{HERE}:recipes/dso-dro-paper.yaml", "DSO with DRO and the paper's hyper-parameters"),
         Entry("3d/shap-e-dso-dpo", f"{HERE}:recipes/shap-e-dso-dpo.yaml", "DSO with DPO on Shap-E"),
+        Entry("3d/trellis-dso-dro", f"{HERE}:recipes/trellis-dso-dro.yaml", "DSO with DRO on TRELLIS' first stage, as in the paper"),
     ]
