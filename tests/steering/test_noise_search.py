@@ -134,6 +134,7 @@ def test_the_tree_leads_from_every_sample_to_the_noises_that_it_was_made_around(
         ends = [dot for dot in drawn.dots if dot.tip.startswith("particle")]
         assert [dot.color for dot in ends] == [root % 6 for root in row.root] and len(drawn.dots) == row.noises
         assert [text for _, text in drawn.ticks] == ["start", "2", "4", "6", "8", "end"]
+        assert drawn.summary == f"{row.noises} first noises, of which {len(set(row.root))} live on", "a search has no effective size"
         coming = {tuple(link.path.split()[-2:]): link.color for link in drawn.links}
         for dot in ends:
             assert coming[str(dot.x), str(dot.y)] == dot.color, "the line that ends in a sample has the colour of its first noise"

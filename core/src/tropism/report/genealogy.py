@@ -100,8 +100,8 @@ def picture(prompt: Prompt, steps: int) -> Picture:
     ]
     living = len(set(prompt.root))
     worth = [moment.ess for moment in prompt.moments if moment.ess is not None]
-    summary = (
-        f"{prompt.noises} first noises, of which {living} live on; effective size {number(min(worth)) if worth else 'not known'} at least"
+    summary = f"{prompt.noises} first noises, of which {living} live on" + (
+        f"; effective size {number(min(worth))} at least" if worth else ""
     )
     return Picture(base + 16, links, dots, " ".join(ess), base, ticks, summary)
 
