@@ -293,6 +293,23 @@ def test_eval_repeats_the_run_and_writes_nothing(finished: tuple[Path, Result]) 
     assert set(result.output.splitlines()) <= set(ran.output.splitlines())  # the same table, digit for digit
 
 
+def test_eval_writes_a_page_of_both_models_where_it_is_told_to(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = finished
+    before, out = contents(folder), tmp_path / "again"
+    result = tropism("eval", folder, "--out", out)
+    assert result.exit_code == 0 and f"report  {out / 'report.html'}" in result.output and contents(folder) == before
+    summary, whole = (json.loads((place / "summary.json").read_text()) for place in (out, folder))
+    assert summary["metrics"] == whole["metrics"] and summary["trained"] == whole["trained"] and summary["status"] == "evaluated"
+    steps = sorted(path.name for path in (out / "samples").iterdir())
+    assert steps == ["step-00000000", "step-00000004"]
+    for step in steps:
+        assert contents(out / "samples" / step) == contents(folder / "samples" / step)
+    page = (out / "report.html").read_text()
+    assert "update 4" in page and "base model" in page and summary["recipe"] in page
+    again = tropism("eval", folder, "--out", out)
+    assert again.exit_code == 1 and "exists and is not an empty folder" in again.stderr
+
+
 def test_eval_on_prompts_that_no_evaluation_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     heldout = ("data.heldout=[seen, fresh, fresher]", "evaluate.prompts=1", "evaluate.per_prompt=4")

@@ -34,7 +34,7 @@ LAYERS = [
     {"toy", "toy_chains", "evaluate", "gallery", "guard", "scale.spread", "scale.even", "report", "judged", "turning.steerable"},
     {"assemble", "testing"},
     {"runfolder", "state", "sampling", "scale.network", "rollouts", "offline", "turning.particles", "turning.baseline"},
-    {"loop", "own_pairs", "turning.folder"},
+    {"loop", "own_pairs", "contact_sheet", "turning.folder"},
     {"api", "turning"},
     {"exports"},
     {"cli"},

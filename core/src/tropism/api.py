@@ -133,7 +133,9 @@ def trained(folder: Path) -> Run:
     if newest is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; it has one every {recipe.save.every} iterations and at its end")
     job = sampled(recipe, plugin_files)
-    job.trainable.load_state_dict(checkpoint.load(newest)["trainable"])
+    state = checkpoint.load(newest)
+    job.trainable.load_state_dict(state["trainable"])
+    job.step = state["step"]
     return job
 
 
@@ -158,13 +160,14 @@ def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Ro
         return sampling.scored(job, cond)
 
 
-def evaluate(job: Run, fresh: int = 0) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged or saved.
+def evaluate(job: Run, fresh: int = 0, folder: Path | None = None) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged.
 
     fresh: on so many held-out items that the run's own evaluations, and so its guard and its reader, have not seen: what is chosen by an
-    evaluation looks better there than it is. Raises RecipeError where there are not as many.
+    evaluation looks better there than it is. Raises RecipeError where there are not as many. folder: a new or empty one, for the numbers,
+    the samples of both models and a page of them side by side, ``report.html``; otherwise nothing is saved.
     """
-    from tropism import sampling
+    from tropism import contact_sheet, gallery, sampling
     from tropism.evaluate import measure
 
     used, items = job.recipe.evaluate.prompts, None
@@ -172,11 +175,16 @@ def evaluate(job: Run, fresh: int = 0) -> tuple[dict[str, Estimate], dict[str, E
         items = job.heldout_items[used : used + fresh]
         if len(items) < fresh:
             raise RecipeError(f"{fresh} fresh held-out items asked for; beyond the {used} of its evaluations there are {len(items)}")
+    if folder is not None:
+        gallery.refuse_full(folder)
     with job.trainable.reference():
         before = sampling.evaluation(job, items)
     with job.trainable.averaged():
         after = sampling.evaluation(job, items)
-    return measure(before, before, job.evaluators), measure(after, before, job.evaluators)
+    found = measure(before, before, job.evaluators), measure(after, before, job.evaluators)
+    if folder is not None:
+        contact_sheet.write(job, folder, (before, after), found)
+    return found
 
 
 def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()) -> int:
@@ -184,10 +192,9 @@ def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), 
 
     Raises RecipeError where the recipe has no judge, or where the folder holds something.
     """
-    from tropism import assemble, own_pairs
+    from tropism import assemble, gallery, own_pairs
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
+    gallery.refuse_full(folder)
     catalog = loaded(plugin_files)[1]
     made, text, where = load_recipe(recipe, catalog, overrides)
     assemble.check(made, catalog, text, where)

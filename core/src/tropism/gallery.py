@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tropism.errors import TropismError
+from tropism.errors import RecipeError, TropismError
 from tropism.types import Rollout, label
 
 if TYPE_CHECKING:
     from tropism.loop import Run
+
+
+def refuse_full(folder: Path) -> None:
+    """Raise RecipeError where something would be written over; a folder that is not there yet, or empty, is free."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
 
 
 def save_samples(run: Run, samples: Rollout, prompts: int) -> Path:

@@ -8,7 +8,6 @@ import click
 
 from tropism.cli import options
 from tropism.cli.table import echo_table
-from tropism.errors import TropismError
 
 SHOWN = 4  # held-out items that are sampled where no prompt is given
 
@@ -39,8 +38,7 @@ def command(
     if path.is_dir() and plugin_files:
         raise click.UsageError("--plugin goes with a recipe; a run has its plugins written down")
     folder = out or Path(f"samples-{path.resolve().name.removesuffix('.yaml') if path.exists() else source.replace('/', '-')}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TropismError(f"{folder} exists and is not an empty folder; name another with --out")
+    gallery.refuse_full(folder)
     job = api.trained(path) if path.is_dir() and not base else api.base(source, plugin_files)
     items = [{"prompt": prompt} for prompt in prompts] or job.heldout_items[:SHOWN]
     samples = api.sample(job, items, count, seed)

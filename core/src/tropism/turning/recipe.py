@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tropism import api, assemble, checkpoint, plugins, report, runfolder
+from tropism import api, assemble, checkpoint, gallery, plugins, report, runfolder
 from tropism.errors import CheckpointError, RecipeError
 from tropism.plugins import Catalog
 from tropism.recipe import Loader, Part, Recipe
@@ -37,8 +37,7 @@ def steer_recipe(
     method: the recipe's own, or ``fk``, by default. Raises RecipeError, before any weight is loaded, for what cannot be steered, and where
     ``folder`` holds something.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
+    gallery.refuse_full(folder)
     run_folder = Path(source) if Path(source).is_dir() else None
     files = runfolder.open_run(run_folder)[1] if run_folder else tuple(plugin_files)
     catalog = api.loaded(files)[1]
