@@ -203,7 +203,9 @@ def upright(job: Run, x0: torch.Tensor, steps: int = 40, lr: float = 0.03, tie: 
 
 
 def over_seeds(runs: Sequence[Mapping[str, Sequence[float]]]) -> Found:
-    return {name: Estimate.of(torch.tensor([run[name][0] for run in runs])).as_list() for name in runs[0]}
+    """What all runs were measured by: the rewards of a method's own recipe are not among the base model's, which may be what was chosen."""
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    return {name: Estimate.of(torch.tensor([run[name][0] for run in runs])).as_list() for name in names}
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ def test_a_checkpoint_counts_only_at_equal_geometry(dso):
 
 
 def test_seeds_are_averaged_with_their_interval(dso):
-    found = dso.over_seeds([at(0.8, 0.8, 0.1), at(0.9, 0.8, 0.1)])
+    found = dso.over_seeds([{**at(0.8, 0.8, 0.1), "3d/barrier": [0.0, 0, 0]}, at(0.9, 0.8, 0.1)])
+    assert "3d/barrier" not in found
     assert found["3d/stable-20"] == pytest.approx([0.85, 0.85 - 12.7062 * 0.05, 0.85 + 12.7062 * 0.05], rel=1e-4)
 
 
