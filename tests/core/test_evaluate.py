@@ -36,6 +36,49 @@ def test_the_interval_holds_the_truth_in_95_of_100_cases():
     assert abs(inside - 0.95) < 4 * (0.95 * 0.05 / 2000) ** 0.5
 
 
+def held(interval, count: int, chance: float) -> float:
+    """How often an interval holds the chance, by the binomial law of how many of ``count`` there are."""
+    shares = np.arange(count + 1) / count
+    ends = np.array([interval(share) for share in shares])
+    return float(stats.binom.pmf(np.arange(count + 1), count, chance)[(ends[:, 0] <= chance) & (chance <= ends[:, 1])].sum())
+
+
+@pytest.mark.parametrize(("count", "chance"), [(24, 0.8), (24, 0.95), (96, 0.5), (96, 0.8), (96, 0.9), (96, 0.95), (96, 0.02)])
+def test_the_interval_of_a_share_holds_the_truth_where_students_and_a_bootstrap_do_not(count, chance):
+    def students(share):
+        half = stats.t.ppf(0.975, count - 1) * (share * (1 - share) / (count - 1)) ** 0.5
+        return share - half, share + half
+
+    def bootstrap(share):  # percentiles; the resampled share is binomial, so nothing needs to be drawn
+        return stats.binom.ppf(0.025, count, share) / count, stats.binom.ppf(0.975, count, share) / count
+
+    def ours(share):
+        return Estimate.of(torch.arange(count) < round(share * count)).as_list()[1:]
+
+    assert 0.94 < held(ours, count, chance) < 0.98
+    worst = {(24, 0.95): (0.71, 0.71), (96, 0.95): (0.86, 0.93), (96, 0.8): (0.95, 0.95)}
+    if (count, chance) in worst:  # what the docstring says
+        found = held(students, count, chance), held(bootstrap, count, chance)
+        assert found == pytest.approx(worst[count, chance], abs=0.006)
+
+
+def test_a_share_stays_a_share():
+    all_stand = Estimate.of(torch.ones(96, dtype=torch.bool))
+    assert all_stand.mean == all_stand.high == 1 and all_stand.low == pytest.approx(0.9605, abs=1e-3)
+    assert Estimate.of(torch.zeros(96)).as_list() == [0, 0, 0], "zeros alone need not be a share, as the base's distance to itself"
+    some = torch.tensor([1, 1, 0, 1, 1, 1, 1, 1])
+    assert Estimate.of(some.float()) == Estimate.of(some.bool())
+    assert Estimate.of(some.bool()).high < 1 < Estimate.of(some + 1e-9).high, "Student's goes beyond"
+
+
+def test_samples_of_one_prompt_are_worth_as_many_as_they_differ():
+    alike, prompt = torch.tensor([True, True, True, False] * 6).repeat_interleave(4), torch.arange(24).repeat_interleave(4)
+    assert Estimate.of(alike, prompt).as_list() == pytest.approx(Estimate.of(alike[::4]).as_list()), "four alike are worth one"
+    drawn, prompt = torch.rand(1600, generator=torch.Generator().manual_seed(0)) < 0.75, torch.arange(400).repeat_interleave(4)
+    apart, together = Estimate.of(drawn), Estimate.of(drawn, prompt)
+    assert apart.mean == pytest.approx(together.mean) and together.high - together.low == pytest.approx(apart.high - apart.low, rel=0.1)
+
+
 def narrow(mean: float) -> Estimate:
     return Estimate(mean, mean - 0.1, mean + 0.1)
 

@@ -91,7 +91,7 @@ def rollout(items: list[dict[str, object]], media: dict[str, torch.Tensor]) -> R
 
 
 def means(samples: Rollout, base: Rollout) -> dict[str, float]:
-    return {name: value.mean if isinstance(value, Estimate) else value.mean().item() for name, value in Geometry()(samples, base)}
+    return {name: value.mean if isinstance(value, Estimate) else value.double().mean().item() for name, value in Geometry()(samples, base)}
 
 
 def test_the_real_objects_are_like_themselves(real: Rollout):

@@ -49,8 +49,8 @@ class Geometry:
         yield "3d/volume-ratio", 1 + (volume - before) / before.mean().clamp(min=1e-9)  # by pairs, whose interval is the narrow one
         yield "3d/footprint", footprint(solid)
         yield "3d/components", torch.tensor([float(ndimage.label(one)[1]) for one in solid.numpy()])
-        yield "3d/watertight", torch.tensor([float(shape.mesh is not None and shape.mesh.is_watertight) for shape in made])
-        yield "3d/meshless", (~cloud.there).float()
+        yield "3d/watertight", torch.tensor([shape.mesh is not None and bool(shape.mesh.is_watertight) for shape in made])
+        yield "3d/meshless", ~cloud.there
 
     def _against_real(self, samples: Rollout, cloud: Cloud) -> Iterator[Yield]:
         items = samples.cond.items

@@ -26,5 +26,5 @@ class Stable:
     def __call__(self, samples: Rollout, base: Rollout) -> Iterator[tuple[str, torch.Tensor | Estimate]]:
         found = self.simulator.outcomes(samples.media["occupancy"])
         for degrees in DEGREES:
-            yield f"3d/stable-{degrees}", torch.tensor([float(one.stands(degrees)) for one in found])
+            yield f"3d/stable-{degrees}", torch.tensor([one.stands(degrees) for one in found])
         yield "3d/tilt", torch.tensor([one.angle for one in found])
