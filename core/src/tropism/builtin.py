@@ -69,6 +69,7 @@ def register_steering() -> list[Entry]:
         Entry("rollover", "tropism.steering.rollover:Rollover", "a budget of forwards, spent at the steps where progress is hard (RBF)"),
         Entry("zero-order", "tropism.steering.zero_order:ZeroOrder", "neighbours of the best first noise so far; for any sampler"),
         Entry("paths", "tropism.steering.paths:Paths", "samples on the way noised again and taken further; for any sampler"),
+        Entry("ascent", "tropism.steering.ascent:Ascent", "finished samples moved up a differentiable reward, and held to what they were"),
         Entry("gibbs", "tropism.steering.gibbs:Gibbs", "particle Gibbs: sweeps that keep a path, near the tilted law with few particles"),
     ]
 

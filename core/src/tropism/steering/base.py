@@ -16,14 +16,15 @@ from tropism.steering.steered import Steered
 from tropism.steering.task import Task
 from tropism.types import Condition, label
 
-NEEDS = frozenset({"noise", "gradient"})
+NEEDS = frozenset({"noise", "gradient", "density"})
 GUESS, CHANCE = 3 * 2**32, 4 * 2**32  # streams of their own, added to seeds
 
 
 class Method(ABC):
     """A way to steer: arguments as a dataclass, checked when it is made, and ``run``.
 
-    needs: ``noise``, a sampler with noise in some step; ``gradient``, rewards that declare ``differentiable = True``.
+    needs: ``noise``, a sampler with noise in some step; ``gradient``, rewards that declare ``differentiable = True``; ``density``, a
+    sampler whose noisy steps have one, so that proposals may differ from them.
     particles: how many first noises of a prompt it begins with.
     """
 
@@ -55,9 +56,9 @@ def steer(
     process = Denoising(policy, sampler, steps, cond)
     if "noise" in method.needs and count > 1:
         refuse_deterministic(process, name)
+    if "density" in method.needs and (why := unguidable(sampler)):
+        raise SteeringError(f"'{name}' follows the reward's gradient, but {why}")
     if "gradient" in method.needs:
-        if why := unguidable(sampler):
-            raise SteeringError(f"'{name}' follows the reward's gradient, but {why}")
         for part in rewards.parts:
             if not getattr(part.reward, "differentiable", False):
                 raise SteeringError(f"'{name}' follows the reward's gradient, but '{part.name}' does not declare differentiable = True")

@@ -38,6 +38,9 @@ class Scorer(Protocol):
     def value(self, x0: torch.Tensor, rows: torch.Tensor, index: int) -> torch.Tensor:
         """Rewards [B] with gradient to x0, on its device."""
 
+    def shown(self, x0: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of finished samples, and what is scored of them, [B, ...]: their media of the first kind, with gradient."""
+
 
 class Rewards:
     """The rewards of a recipe on what a policy decodes: the weighted sum of raw scores. ``normalise`` is left aside: what a reward adds
@@ -68,6 +71,11 @@ class Rewards:
     def value(self, x0: torch.Tensor, rows: torch.Tensor, index: int) -> torch.Tensor:
         self.calls += len(x0)
         return self.rewards.value(self._made(x0, rows, index))
+
+    def shown(self, x0: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.calls += len(x0)
+        made = self._made(x0, rows, len(self.levels) - 1)
+        return self.rewards.value(made), next(iter(made.media.values()))
 
     def _made(self, x0: torch.Tensor, rows: torch.Tensor, index: int) -> Rollout:
         steps = no_steps(x0)
@@ -103,3 +111,6 @@ class Plain:
     def value(self, x0: torch.Tensor, rows: torch.Tensor, index: int) -> torch.Tensor:
         self.calls += len(x0)
         return self.reward(x0)
+
+    def shown(self, x0: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.value(x0, rows, 0), x0

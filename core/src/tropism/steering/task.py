@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,10 @@ class Task:
             {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
             {kind: torch.cat([part.media[kind] for part in parts]) for kind in parts[0].media},
         )
+
+    def in_parts(self, state: Tree, work: Callable[[Tree], torch.Tensor]) -> torch.Tensor:
+        """What ``work`` makes of a state's chunks, [B, ...]."""
+        return torch.cat([work(part) for part in self._parts(state)])
 
     def name(self, prompt: int) -> str:
         """A prompt, for messages."""

@@ -20,7 +20,7 @@ class Twisted(Fk):
     of 1 / (the reward's spread); where it is too large, proposals overshoot, and the effective size says so."""
 
     lam: float | Mapping[str, float] = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset({"noise", "gradient"})
+    needs: ClassVar[frozenset[str]] = frozenset({"noise", "gradient", "density"})
     usual: ClassVar[Schedule] = EVERY_STEP
     guided: ClassVar[bool] = True
 

@@ -34,7 +34,7 @@ def misfits(
             f"'{name}' copies particles, but '{kind}' with these arguments and {steps} steps has no noise, so copies stay identical; "
             "give it noise (eta above 0), take a stochastic sampler, or best-of-n",
         )
-    if "gradient" in steering.needs and (why := unguidable(sampler)):
+    if "density" in steering.needs and (why := unguidable(sampler)):
         yield ("steering",), f"'{name}' follows the reward's gradient, but {why}"
     for part, target in zip(recipe.rewards, rewards, strict=True):
         if "gradient" in steering.needs and not getattr(target, "differentiable", False):
