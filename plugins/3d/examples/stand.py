@@ -4,7 +4,7 @@
 
 It prints how many of each stand in the simulator, and how like the real object they are. It saves every mesh as glb (y up), and
 ``stand.png``: independent samples, steered ones (Feynman-Kac, arXiv 2501.06848), and the independent ones after their latents were moved up
-the energy barrier, which changes no weight either. Objects are listed in ``src/tropism_3d/data/CREDITS.txt``; for a picture of your own
+the energy barrier (``ascent``). No weight is changed. Objects are listed in ``src/tropism_3d/data/CREDITS.txt``; for a picture of your own
 give the item a ``depth`` (see ``tropism_3d.depth``) in place of ``object`` and ``view``.
 """
 
@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 import tropism
@@ -25,7 +24,6 @@ from tropism_3d.rewards.barrier import Barrier
 from tropism_3d.rewards.likeness import Likeness
 from tropism_3d.rewards.stability import Stability
 from tropism_3d.shapes import from_occupancy
-from tropism_3d.upright import upright
 from tropism_3d.view import ShapeView
 
 STEPS = 16
@@ -35,17 +33,17 @@ def main(name: str, view: int, samples: int, folder: Path) -> None:
     policy, item = FurnitureFlow(), furniture.item(name, view)
     plain = tropism.steer(policy, item, Barrier(), samples, "best-of-n", sampler="ode", steps=STEPS)
     steered = tropism.steer(policy, item, Barrier(), samples, steps=STEPS)
-    with torch.no_grad():
-        moved = policy.decode(upright(policy, plain.x0))["occupancy"]
-    rows = {"independent": plain.media["occupancy"], "steered": steered.media["occupancy"], "moved": moved}
+    moved = tropism.steer(policy, item, Barrier(), samples, "ascent", sampler="ode", steps=STEPS)
+    rows = {"independent": plain, "steered": steered, "moved": moved}
     print(item["prompt"])
-    for label, occupancy in rows.items():
+    for label, made in rows.items():
+        occupancy = made.media["occupancy"]
         found, like = Stability().outcomes(occupancy), Likeness()(occupancy, [name] * samples, [view] * samples)
         angles = " ".join("none" if one.failed else f"{one.angle:.0f}°" for one in found)
         print(f"{label:12} {sum(one.stands() for one in found)} of {samples} stand; F-score {like.mean():.2f}; they tilt by {angles}")
         for number, one in enumerate(occupancy):
             ShapeView().save(one, folder, f"{label}-{number}")
-    strips = [np.concatenate([picture(shape.mesh) for shape in from_occupancy(row)], 1) for row in rows.values()]
+    strips = [np.concatenate([picture(shape.mesh) for shape in from_occupancy(made.media["occupancy"])], 1) for made in rows.values()]
     Image.fromarray(np.concatenate(strips)).save(folder / "stand.png")
 
 
