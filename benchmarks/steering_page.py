@@ -103,7 +103,7 @@ def _cost(found: Mapping[str, Any]) -> list[str]:
         "## What particles cost",
         "",
         f"`fk` on `{found['policy']}`, {found['steps']} steps, {PROMPTS} prompts, at most {found['batch']} rows at once; medians of "
-        f"{found['settings']['rounds']} rounds. Overhead is all but decoder and rewards, over the same forwards of the bare network.",
+        f"{found['settings']['rounds']} rounds. Overhead: all but decoder and rewards, over the network's forwards, timed where they are.",
         "",
         "| particles | seconds a prompt | of those of one | peak MiB above the weights | overhead |",
         "|---|---|---|---|---|",

@@ -11,7 +11,7 @@ import torch
 from tropism.steering.weights import effective, particles_of
 
 PARTS = torch.arange(1, 64, dtype=torch.float64) / 64
-ROUNDS = 10  # of 64 parts each: all the digits there are
+ROUNDS = 4  # of 64 parts each, after one by factors
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def is_number(given: Any) -> bool:
 def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
     """The lambda [P] at which exp(lambda r) has effective size 1 + ``part`` (K - 1), for rewards [P, K]; those that are not finite are
     no particles. Infinite where so many have the highest reward that no lambda goes that low. The size falls with lambda, so an interval is
-    cut into many parts at once and one of them kept: each cut costs a few small operations, however many parts it has.
+    cut into many parts at once and one of them kept, first by factors and then evenly: right to a part in a million, in few small operations.
     """
     alive = rewards.isfinite()
     top = torch.where(alive, rewards, -torch.inf).amax(1, keepdim=True)
@@ -86,11 +86,13 @@ def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
 
     nearest = torch.where(below < 0, below, -torch.inf).amax(1)  # minus infinity where all are alike
     target = particles_of(part, alive.sum(1).double())
-    low, high = torch.zeros_like(target), (-50 / nearest).clamp(max=1e30)  # there all but the highest have no weight
+    high = (-50 / nearest).clamp(max=1e30)  # there all but the highest have no weight
     reached = (nearest > -torch.inf) & (size(high[:, None])[:, 0] <= target)
-    for _ in range(ROUNDS):
-        tried = low[:, None] + (high - low)[:, None] * PARTS
+    least = (1e-3 / -below.amin(1)).clamp(max=1e30)  # there all have nearly the same
+    low, tried = torch.zeros_like(target), least[:, None] * (high / least)[:, None] ** PARTS
+    for _ in range(1 + ROUNDS):
         step = (size(tried) > target[:, None]).sum(1, keepdim=True)  # so many are too small
         edges = torch.cat([low[:, None], tried, high[:, None]], 1)
         low, high = edges.gather(1, step)[:, 0], edges.gather(1, step + 1)[:, 0]
+        tried = low[:, None] + (high - low)[:, None] * PARTS
     return torch.where(reached, high, torch.inf)
