@@ -127,16 +127,17 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
 
     plt.rcParams.update({"svg.hashsalt": "tropism", "font.size": 9})
     figure, grid = plt.subplots(len(results), 2, figsize=(10, 3.2 * len(results)), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(row["method"] for one in results.values() for row in one["rows"]))  # each looks the same everywhere
     for (name, one), axes in zip(results.items(), grid):
         for place, reward in zip(axes, ("reward", "held out")):
             place.plot([row["seconds"] for row in one["pool"]], [row[reward] for row in one["pool"]], color="black", label="best of N")
-            for number, method in enumerate(dict.fromkeys(row["method"] for row in one["rows"])):
-                rows = [row for row in one["rows"] if row["method"] == method]
+            for method in dict.fromkeys(row["method"] for row in one["rows"]):
+                number, rows = methods.index(method), [row for row in one["rows"] if row["method"] == method]
                 place.plot(
                     [row["seconds"] for row in rows],
                     [row[reward] for row in rows],
                     f"C{number % 10}",
-                    marker="osD^v"[number % 5],
+                    marker="osD^vPX"[number % 7],
                     ls=":",
                     ms=4,
                     label=method,
