@@ -64,7 +64,7 @@ class Bench:
     """Measurements on the two sets of pictures, each kept in a file; the base model's samples of both."""
 
     def __init__(self, root: Path, quick: bool) -> None:
-        self.root, self.quick, self.console = root, quick, Console(stderr=True)
+        self.root, self.quick, self.console = root / "quick" if quick else root, quick, Console(stderr=True)
         self.base = api.base("3d/dso-direct")
         items = self.base.heldout_items
         self.items: dict[str, list[Item]] = {
@@ -84,16 +84,16 @@ class Bench:
     def measured(self, samples: Rollout, which: str) -> Found:
         return {name: value.as_list() for name, value in measure(samples, self.of_base(which), self.evaluators[which]).items()}
 
-    def kept(self, name: str, work: Callable[[], Any]) -> Any:
-        """What ``work`` gives, from the file of that name if it is there."""
-        file = self.root / "measured" / f"{name}{'-quick' if self.quick else ''}.json"
+    def kept(self, folder: Path, name: str, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives, from the file of that name if it is there: in a run's own folder, so that it goes with the run."""
+        file = folder / "measured" / f"{name}.json"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             found = work()
             part = file.with_suffix(".part")
             part.write_text(json.dumps(found))
             part.rename(file)
-            self.console.print(f"{name}: measured", highlight=False)
+            self.console.print(f"{folder.name} {name}: measured", highlight=False)
         return json.loads(file.read_text())
 
     def trained(self, name: str, seed: int) -> Path:
@@ -103,7 +103,7 @@ class Bench:
         small = ("rollout.samples=16", "rollout.batch=16") if self.quick else ()
         schedule = (f"train.iterations={iterations}", f"evaluate.every={iterations}", f"save={{every: {every}, keep: 1000}}")
         settings = [*SHARED, *schedule, *small, *changes, f"seed={seed}"]
-        folder = self.root / f"{name.replace(' ', '-')}-seed{seed}{'-quick' if self.quick else ''}"
+        folder = self.root / f"{name.replace(' ', '-')}-seed{seed}"
         if not (folder / "recipe.yaml").exists():
             api.run(recipe, settings, folder=folder, console=self.console)
         elif read(folder / "recipe.yaml") != api.load_recipe(recipe, plugins.manager()[1], settings)[0]:
@@ -119,10 +119,10 @@ class Bench:
         folder = self.trained(name, seed)
         job = api.trained(folder)
         places = [0, *(int(step.name.split("-")[1]) for step in checkpoint.steps(folder / "checkpoints"))]
-        curve = [self.kept(f"{folder.name}-{place}-choosing", lambda at=place: self._at(job, folder, at, "choosing")) for place in places]
+        curve = [self.kept(folder, f"{place}-choosing", lambda at=place: self._at(job, folder, at, "choosing")) for place in places]
         best = chosen(curve)
         told = {
-            when: self.kept(f"{folder.name}-{places[at]}-telling", lambda at=at: self._at(job, folder, places[at], "telling"))
+            when: self.kept(folder, f"{places[at]}-telling", lambda at=at: self._at(job, folder, places[at], "telling"))
             for when, at in (("chosen", best), ("last", len(places) - 1))
         }
         seconds = json.loads((folder / "summary.json").read_text())["phases"]
@@ -143,15 +143,17 @@ class Bench:
 
 
 def made(job: Run, items: Sequence[Item], count: int = 1) -> Rollout:
-    """``count`` samples of each item, with the noise of evaluations."""
-    return sampling.scored(job, sampling.condition([item for item in items for _ in range(count)], sampling.EVALUATION_SEED, 0, count))
+    """``count`` samples of each item, with the noise of evaluations, without any reward: that is what inference takes."""
+    cond = sampling.condition([item for item in items for _ in range(count)], sampling.EVALUATION_SEED, 0, count)
+    size, steps = job.recipe.rollout.batch, job.recipe.rollout.steps
+    batches = (sampling.encoded(job, cond.pick(range(first, min(first + size, len(cond))))) for first in range(0, len(cond), size))
+    return Rollout.cat([sampling.batch(job, batch, job.evaluation_sampler, steps, range(0)) for batch in batches])
 
 
 def taken(samples: Rollout, rows: torch.Tensor) -> Rollout:
     """Some samples, each of a prompt of its own."""
     media = {kind: value[rows] for kind, value in samples.media.items()}
-    scores = {name: value[rows] for name, value in samples.scores.items()}
-    return Rollout(cond=samples.cond.take(rows), x0=samples.x0[rows], steps=samples.steps, media=media, scores=scores)
+    return Rollout(cond=samples.cond.take(rows), x0=samples.x0[rows], steps=samples.steps, media=media)
 
 
 def chosen(curve: Sequence[Mapping[str, Sequence[float]]]) -> int:
@@ -193,9 +195,7 @@ def climb(job: Run, items: Sequence[Item]) -> Rollout:
 
 
 def over_seeds(runs: Sequence[Mapping[str, Sequence[float]]]) -> Found:
-    """What all runs were measured by: the rewards of a method's own recipe are not among the base model's, which may be what was chosen."""
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    return {name: Estimate.of(torch.tensor([run[name][0] for run in runs])).as_list() for name in names}
+    return {name: Estimate.of(torch.tensor([run[name][0] for run in runs])).as_list() for name in runs[0]}
 
 
 def main() -> None:
@@ -210,7 +210,7 @@ def main() -> None:
     bench = Bench(args.runs, args.quick)
     rows: list[dict[str, Any]] = []
     if not args.only_runs:
-        rows += [{"name": name, **bench.kept(name.replace(" ", "-"), work)} for name, work in untrained(bench)]
+        rows += [{"name": name, **bench.kept(bench.root, name.replace(" ", "-"), work)} for name, work in untrained(bench)]
     curves: dict[str, Any] = {}
     for name in args.methods:
         runs = [bench.run(name, seed) for seed in args.seeds]
@@ -223,7 +223,8 @@ def main() -> None:
                 rows.append({"name": words, "found": found, "seconds": rows[0]["seconds"], "training": training, "steps": steps})
     if rows:
         command = shlex.join(["python", "benchmarks/dso.py", *sys.argv[1:]])
-        found = {"command": command, "pictures": len(bench.items["telling"]), "seeds": args.seeds, "rows": rows, "curves": curves}
+        sizes = {which: len(items) for which, items in bench.items.items()}
+        found = {"command": command, "pictures": sizes, "seeds": args.seeds, "rows": rows, "curves": curves}
         write(args.runs if args.quick else args.results, "dso", found, page(found), lambda file: plot(found, file))
 
 

@@ -66,6 +66,17 @@ def test_where_the_reward_is_no_number_a_sample_stays():
     assert (ended.reward[0, ~lost] > begun.reward[0, ~lost]).all() and ended.unscored == int(lost.sum())
 
 
+def test_a_reward_that_explodes_on_the_way_is_not_what_a_sample_ends_with():
+    class Exploding(Bowl):
+        def __call__(self, points: torch.Tensor) -> torch.Tensor:
+            near = (points - GOAL).norm(dim=1) < 0.3
+            return super().__call__(points) + torch.where(near, torch.inf, 0.0)
+
+    begun = on_toy(BestOfN(8, select="all"), prompts=1, reward=Bowl())
+    ended = on_toy(Ascent(8, steps=200, tie=0.0, select="all"), prompts=1, reward=Exploding())
+    assert (begun.reward < -0.09).all() and ended.reward.isfinite().all() and (ended.reward > begun.reward).all()
+
+
 def test_a_reward_without_a_gradient_is_refused():
     with pytest.raises(SteeringError, match="'Ascent' follows the reward's gradient, but 'near' does not declare differentiable = True"):
         on_toy(Ascent(), reward=lambda points: points[:, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,8 +32,7 @@ def test_a_checkpoint_counts_only_at_equal_geometry(dso):
 
 
 def test_seeds_are_averaged_with_their_interval(dso):
-    found = dso.over_seeds([{**at(0.8, 0.8, 0.1), "3d/barrier": [0.0, 0, 0]}, at(0.9, 0.8, 0.1)])
-    assert "3d/barrier" not in found
+    found = dso.over_seeds([at(0.8, 0.8, 0.1), at(0.9, 0.8, 0.1)])
     assert found["3d/stable-20"] == pytest.approx([0.85, 0.85 - 12.7062 * 0.05, 0.85 + 12.7062 * 0.05], rel=1e-4)
 
 
@@ -52,9 +52,12 @@ def test_a_small_one_gives_a_page(dso, tmp_path, monkeypatch, capsys):
     dso.main()
     found = json.loads((tmp_path / "dso.json").read_text())
     assert [row["name"] for row in found["rows"]] == ["base", "best of 4", "test-time optimisation", "barrier", "barrier, last"]
-    assert found["curves"]["barrier"][0]["steps"] == [0, 1, 2] and found["pictures"] == 4
+    assert found["curves"]["barrier"][0]["steps"] == [0, 1, 2] and found["pictures"] == {"choosing": 4, "telling": 4}
     assert found["rows"][0]["found"]["3d/volume-ratio"][0] == 1
     assert "| base | " in (tmp_path / "dso.md").read_text() and "<svg" in (tmp_path / "dso.svg").read_text()
     capsys.readouterr()
     dso.main()  # what was measured is not measured again
     assert "measured" not in capsys.readouterr().err and json.loads((tmp_path / "dso.json").read_text())["rows"] == found["rows"]
+    shutil.rmtree(tmp_path / "quick" / "barrier-seed0")
+    dso.main()  # a run that is made again is measured again
+    assert "barrier-seed0 2-telling: measured" in capsys.readouterr().err

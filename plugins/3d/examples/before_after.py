@@ -68,11 +68,15 @@ def asked(items: list[dict[str, object]]) -> np.ndarray:
 
 def main(run: Path, out: Path, count: int, columns: int) -> None:
     job = api.trained(run)
-    after = made(job, count)
+    with job.trainable.averaged():  # as evaluations see it
+        after = made(job, count)
     with job.trainable.reference():
         before = made(job, count)
     print(f"of {count} held-out pictures stand: before {sum(before.stands)}, after {sum(after.stands)}")
     fell = [place for place, stands in enumerate(before.stands) if not stands][:columns]
+    if not fell:
+        print("none of the base model's samples falls: no picture")
+        return
     rows = [asked([job.heldout_items[place] for place in fell])]
     rows += [np.concatenate([one.tile(place) for place in fell], 1) for one in (before, after)]
     Image.fromarray(np.concatenate(rows)).save(out)

@@ -62,7 +62,7 @@ class Ascent(Method):
                 reward, seen = task.scorer.shown(moving, rows)
                 begun = seen.detach().clone() if begun is None else begun
                 objective = reward - self.tie * (seen - begun).float().square().flatten(1).mean(1)
-            higher = objective.detach() > height
+            higher = objective.detach().isfinite() & (objective.detach() > height)
             height = torch.where(higher, objective.detach(), height)
             best = torch.where(like(higher, best), moving.detach(), best)
             if step == self.steps:
