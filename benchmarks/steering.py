@@ -119,9 +119,9 @@ METHODS = {
         lambda n, steps: {"use": "fk-paper", "particles": n, "lambda": LAMBDA},
     ),
     "fk-glass": Method(
-        "fk with GLASS steps of four inner forwards",
-        lambda n, steps: {"use": "fk", "particles": max(2, n // 4)},
-        {"use": "glass", "inner": 4},
+        "fk with GLASS steps of two inner forwards",
+        lambda n, steps: {"use": "fk", "particles": n // 2},
+        {"use": "glass", "inner": 2},
         ("flow",),
     ),
     "tds": Method(
