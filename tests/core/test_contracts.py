@@ -43,6 +43,22 @@ class TestToyWithConsistency(TestToyWithDdim):
         return Consistency()
 
 
+class ToldApart(ToyPolicy):
+    """A toy with guidance for sampling alone."""
+
+    def predict(self, x, level, cond):
+        return 1.5 * self.unguided(x, level, cond)
+
+    def unguided(self, x, level, cond):
+        return super().predict(x, level, cond)
+
+
+class TestToyWithGuidance(TestToyWithDdim):
+    @pytest.fixture
+    def policy(self):
+        return ToldApart()
+
+
 class TestToyFlowWithSde(TestToyWithDdim):
     @pytest.fixture
     def policy(self):
@@ -176,6 +192,17 @@ def test_a_policy_with_dropout_left_on_fails_the_contract():
     torch.nn.init.ones_(policy.network.layers[-2].bias)
     with pytest.raises(AssertionError):
         PolicyContract().test_replayed_log_probability_equals_the_stored_one(policy, PROMPTS, DDIM(), 4)
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda x: x.detach(), lambda x: x[:, :1], lambda x: x / 0, lambda x: x.double()], ids=["detached", "shape", "inf", "type"]
+)
+def test_a_policy_whose_unguided_is_no_prediction_fails_the_contract(fault):
+    policy = ToldApart()
+    policy.unguided = lambda x, level, cond: fault(ToyPolicy.predict(policy, x, level, cond))
+    with pytest.raises(AssertionError):
+        PolicyContract().test_unguided_keeps_the_shape_and_can_learn(policy, PROMPTS, DDIM(), 4)
+    assert all(p.grad is None for p in policy.network.parameters())
 
 
 def test_an_optimizer_with_the_wrong_sign_fails_the_contract():

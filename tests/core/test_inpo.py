@@ -70,6 +70,33 @@ def test_inversion_is_its_formula_and_each_row_takes_its_own_steps():
     assert torch.equal(found[0], x0[0])
 
 
+class Spy(ToyPolicy):
+    """A toy with guidance that only sampling may see; it counts who asks for what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = {"predict": 0, "unguided": 0}
+
+    def predict(self, x, level, cond):
+        self.asked["predict"] += 1
+        return 3 * super().predict(x, level, cond)
+
+    def unguided(self, x, level, cond):
+        self.asked["unguided"] += 1
+        return super().predict(x, level, cond)
+
+
+@pytest.mark.parametrize("optimizer", [Inpo(by="reference"), Smpo()], ids=["inpo", "smpo with corrections"])
+def test_a_policy_that_tells_guidance_apart_is_inverted_without_it(optimizer):
+    spy, plain = Spy(), ToyPolicy()
+    losses = []
+    for policy in (spy, plain):
+        optimizer.attach(Trainable(policy.trainable(), None))
+        losses.append(optimizer.loss(policy, whole(optimizer, pairs(policy)))[0])
+    assert spy.asked["predict"] == 0 < spy.asked["unguided"]
+    assert torch.equal(*losses)
+
+
 def test_the_stochastic_term_is_that_of_a_ddpm_step_and_belongs_to_rows():
     policy = ToyPolicy()
     grid, x0 = grid_of(policy, 5), torch.zeros(4000, 2)

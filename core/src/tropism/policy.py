@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -46,8 +46,9 @@ class Embedding(Policy, Protocol):
         """
 
 
-class Guided(Policy, Protocol):
-    """A policy whose guidance is for sampling alone: methods that learn from denoising errors take those of ``unguided``."""
+@runtime_checkable
+class Guided(Protocol):
+    """What a policy also has whose guidance is for sampling alone: methods that learn from denoising errors take those of ``unguided``."""
 
     def unguided(self, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
         """As ``predict``, without guidance: what the network itself says, and what pretraining fitted."""
@@ -55,5 +56,4 @@ class Guided(Policy, Protocol):
 
 def fitted(policy: Policy, x: torch.Tensor, level: Level, cond: Tree) -> torch.Tensor:
     """The prediction whose error is a denoising error: ``unguided`` of a policy that tells it apart, else ``predict``."""
-    said: torch.Tensor = getattr(policy, "unguided", policy.predict)(x, level, cond)
-    return said
+    return policy.unguided(x, level, cond) if isinstance(policy, Guided) else policy.predict(x, level, cond)

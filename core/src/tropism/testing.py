@@ -18,6 +18,7 @@ What each test keeps is said by its name; the core relies on all of it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from tropism.judges import AllPairs
 from tropism.optimizers.base import NEEDS, Batch, Optimizer, plan
 from tropism.optimizers.denoising import mean_square, residual
 from tropism.policies.adapters import Trainable
-from tropism.policy import Policy
+from tropism.policy import Guided, Policy
 from tropism.rewards.base import Reward, needs, score
 from tropism.toy import Near, ToyPolicy
 from tropism.types import Condition, Item, Level, Rollout, Tree, tree_map
@@ -125,6 +126,14 @@ class PolicyContract:
             alone = policy.predict(x[-1:], level[-1:], tree_map(lambda t: t[-1:], cond))
         assert _gap(whole[-1:], alone) <= self.tolerance
 
+    def test_unguided_keeps_the_shape_and_can_learn(self, policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> None:
+        if not isinstance(policy, Guided):
+            pytest.skip("a policy without unguided, whose predictions are those that methods learn from")
+        x, level, cond = _state(policy, items, sampler, steps)
+        found = policy.unguided(x, level, cond).detach()
+        assert found.shape == x.shape and found.dtype == torch.float32 and found.isfinite().all()
+        _assert_learns(policy, lambda: policy.unguided(x, level, cond).square().mean())
+
     def test_replayed_log_probability_equals_the_stored_one(self, policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> None:
         rollout = collect(policy, condition(policy, items), sampler, steps)
         assert rollout.steps.x.dtype == rollout.steps.logp.dtype == torch.float32
@@ -137,20 +146,9 @@ class PolicyContract:
     def test_gradient_of_the_log_probability_reaches_the_network(
         self, policy: Policy, items: list[Item], sampler: Sampler, steps: int
     ) -> None:
-        network = policy.trainable()
-        frozen = [p for p in network.parameters() if not p.requires_grad]
-        network.requires_grad_(True)
-        try:
-            rollout = collect(policy, condition(policy, items), sampler, steps)
-            count = len(items)
-            replay(policy, sampler, rollout, torch.arange(count), torch.zeros(count, dtype=torch.long)).sum().backward()
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            assert gradients and any(g.abs().max() > 0 for g in gradients)
-            assert all(g.isfinite().all() for g in gradients)
-        finally:
-            network.zero_grad(set_to_none=True)
-            for parameter in frozen:
-                parameter.requires_grad_(False)
+        rows = torch.arange(len(items))
+        rollout = collect(policy, condition(policy, items), sampler, steps)
+        _assert_learns(policy, lambda: replay(policy, sampler, rollout, rows, torch.zeros_like(rows)).sum())
 
     def test_levels_lie_on_the_path_of_a_diffusion_or_of_a_flow(self, policy: Policy, sampler: Sampler, steps: int) -> None:
         levels = sampler.levels(policy.schedule, steps)
@@ -271,6 +269,23 @@ def _state(policy: Policy, items: list[Item], sampler: Sampler, steps: int) -> t
     cond = policy.encode(items)
     first = sampler.levels(policy.schedule, steps)[0]
     return policy.noise(Draw(range(len(items)), CPU), first, cond), first.expand(len(items)), cond
+
+
+def _assert_learns(policy: Policy, told: Callable[[], torch.Tensor]) -> None:
+    """The gradient of what ``told`` gives reaches the network and is finite; afterwards the network is as before."""
+    network = policy.trainable()
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    network.requires_grad_(True)
+    try:
+        value = told()
+        assert value.requires_grad, "no gradient reaches the network, so it cannot learn from this"
+        value.backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert any(g.abs().max() > 0 for g in gradients) and all(g.isfinite().all() for g in gradients)
+    finally:
+        network.zero_grad(set_to_none=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _leaves(tree: Tree, path: str = "") -> list[tuple[str, torch.Tensor]]:

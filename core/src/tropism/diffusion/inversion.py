@@ -8,6 +8,8 @@ One step of DDIM without noise (arXiv 2010.02502, section 4.3), which for a flow
 
 The exact inverse would predict from the new x. A correction (ReNoise, arXiv 2403.14602; SmPO, arXiv 2506.02698, takes one) predicts from
 there, averages all predictions so far and steps again. As x0 and eps are linear in each other, all parametrizations do the same.
+
+The predictions are those whose errors are learned from (:func:`tropism.policy.fitted`): without guidance, of a policy that tells it apart.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from tropism.diffusion.noise import Draw
 from tropism.diffusion.samplers import DDIM
 from tropism.diffusion.schedules import like, split
-from tropism.policy import Policy
+from tropism.policy import Policy, fitted
 from tropism.types import Level, Tree, tree_map
 
 
@@ -59,10 +61,10 @@ def _step(policy: Policy, x: torch.Tensor, now: Level, then: Level, cond: Tree, 
     kind = policy.schedule.parametrization
     here, there = now.expand(len(x)), then.expand(len(x))
     # From x0 and a clean sample no noise can be told; there x counts as if it were at the next level.
-    total = split(policy.predict(x, there, cond), x, there if kind == "sample" else here, kind)[1]
+    total = split(fitted(policy, x, there, cond), x, there if kind == "sample" else here, kind)[1]
     found = _moved(x, total, here, there)
     for number in range(1, corrections + 1):
-        total = total + split(policy.predict(found, there, cond), found, there, kind)[1]
+        total = total + split(fitted(policy, found, there, cond), found, there, kind)[1]
         found = _moved(x, total / (number + 1), here, there)
     return found
 

@@ -12,7 +12,8 @@ exact    t is drawn from the grid of the inversion, so x_t is at the level that 
 compat   as released: t is any level, x_t is at the last level of the grid below it and is taken to be at t, with a little noise (eta 0.1)
 
 Details that matter. The released code inverts with the policy; its weights move, so the states do too. ``by: reference`` inverts with the
-reference. The inversion follows the policy's guidance: set that to 1, as the paper does. It costs up to ``steps`` forwards.
+reference. Set the policy's guidance to 1, as the paper does: the inversion follows it, but for a policy that has ``unguided``, of which
+inversion and errors are both without. The inversion costs up to ``steps`` forwards.
 """
 
 from __future__ import annotations
