@@ -255,6 +255,19 @@ def test_direct_is_held_to_what_the_base_model_makes_of_the_same_state(last):
         Direct(kl=-1)
 
 
+def test_the_distance_from_the_base_is_taken_in_float32():
+    generator = torch.Generator().manual_seed(3)
+    base = torch.rand(4000, generator=generator).bfloat16()
+    made = (base + 0.1 * torch.randn(4000, generator=generator)).bfloat16().requires_grad_()
+    optimizer = Direct(1, kl=0.5)
+    loss, held = optimizer.tied(torch.zeros(()), made, base)
+    expected = (made.detach().double() - base.double()).square().mean().item()
+    assert held["from_base"].dtype == torch.float32 and held["from_base"].item() == pytest.approx(expected, rel=1e-6)
+    assert loss.item() == pytest.approx(0.5 * expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, made)
+    torch.testing.assert_close(gradient.double(), (made.detach().double() - base.double()) / 4000, rtol=1e-2, atol=0)
+
+
 def test_alignprop_draws_the_number_of_steps_once_a_pass():
     optimizer = Direct([1, 4])
     policy, rollout, _ = begin(optimizer)

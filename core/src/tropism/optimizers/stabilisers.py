@@ -28,10 +28,11 @@ class Tied(Optimizer):
             return predict()
 
     def tied(self, loss: torch.Tensor, prediction: torch.Tensor, base: torch.Tensor | None) -> tuple[torch.Tensor, Numbers]:
-        """The loss with the distance of a prediction [M, ...] from the base's, and that distance as ``from_base``."""
+        """The loss with the distance of a prediction [M, ...] from the base's, and that distance as ``from_base``; in float32, as
+        media that a decoder gives in half precision have differences that are small beside them."""
         if not self.kl or base is None:
             return loss, {}
-        distance = (prediction - base).square().mean()
+        distance = (prediction.float() - base.float()).square().mean()
         return loss + self.kl * distance, {"from_base": distance.detach()}
 
 
