@@ -40,6 +40,25 @@ def test_it_is_asked_again_when_the_weights_are_others() -> None:
     assert network_dtype(network) == torch.float32
 
 
+def test_it_is_asked_again_while_what_was_replaced_lives_on() -> None:
+    network = Telling(torch.bfloat16)
+    network_dtype(network)
+    kept = network.second
+    network.told = torch.float16
+    network.second = torch.nn.Parameter(kept.detach().half())
+    assert network_dtype(network) == torch.float16 and kept.dtype == torch.bfloat16
+
+
+def test_it_is_asked_again_when_the_module_of_the_parameter_is_another() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1, dtype=torch.float64))
+    assert network_dtype(network) == torch.float64
+    kept = network[0]
+    network[0] = torch.nn.Linear(1, 1)
+    assert network_dtype(network) == torch.float32
+    network[0] = torch.nn.Sequential(kept)  # wrapped, as by an adapter: the parameter has another name
+    assert network_dtype(network) == torch.float64
+
+
 def test_weights_stored_in_another_type_than_they_compute_in_tell_nothing() -> None:
     network = Telling(torch.float16)
     network.told = torch.bfloat16

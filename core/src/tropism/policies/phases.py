@@ -69,10 +69,12 @@ def scaled_batch(wanted: Signature, known: Sequence[Signature]) -> int:
 
 
 class _Told(NamedTuple):
-    """The type that a network computes in, and the parameter that has it: as long as it has, nothing has changed."""
+    """The type that a network computes in, and a parameter that has it, with its name: as long as the network holds that very parameter
+    under that name and it has that type, nothing has changed."""
 
     dtype: torch.dtype
     by: weakref.ref[torch.nn.Parameter]
+    name: str
 
 
 _TOLD: weakref.WeakKeyDictionary[torch.nn.Module, _Told] = weakref.WeakKeyDictionary()
@@ -84,11 +86,18 @@ def network_dtype(network: Any) -> torch.dtype:
     A diffusers network looks through all its modules to tell, which takes a small one a third as long as its forward: it is asked once.
     """
     told = _TOLD.get(network)
-    if told and (parameter := told.by()) is not None and parameter.dtype == told.dtype:
+    if told and (parameter := told.by()) is not None and parameter.dtype == told.dtype and _holds(network, told.name, parameter):
         return told.dtype
     found: torch.dtype = network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         if parameter.dtype == found:
-            _TOLD[network] = _Told(found, weakref.ref(parameter))
+            _TOLD[network] = _Told(found, weakref.ref(parameter), name)
             break  # where none has it, the network stores its weights in another type than it computes in
     return found
+
+
+def _holds(network: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> bool:
+    try:
+        return network.get_parameter(name) is parameter
+    except AttributeError:  # what it was part of has been replaced by something else
+        return False
