@@ -307,7 +307,8 @@ def test_eval_writes_a_page_of_both_models_where_it_is_told_to(finished: tuple[P
     page = (out / "report.html").read_text()
     assert "update 4" in page and "base model" in page and summary["recipe"] in page
     again = tropism("eval", folder, "--out", out)
-    assert again.exit_code == 1 and "exists and is not an empty folder" in again.stderr
+    assert again.exit_code == 1 and "exists and is not an empty folder (it holds report.html, samples, summary.json)" in again.stderr
+    assert "remove it, or name another with --out" in again.stderr
 
 
 def test_eval_on_prompts_that_no_evaluation_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +336,10 @@ def test_sample_from_run_base_and_recipe(finished: tuple[Path, Result], tmp_path
         scores[name] = [tile["scores"]["toy/near"] for tile in tiles]
     assert scores["base"] == scores["recipe"] != scores["run"]
     assert contents(folder) == before
-    assert "not an empty folder" in tropism("sample", folder, "--out", tmp_path / "run").stderr
+    full = tropism("sample", folder, "--out", tmp_path / "run")
+    assert full.exit_code == 1 and "not an empty folder (it holds 0000." in full.stderr and "name another with --out" in full.stderr
+    (tmp_path / "file").write_text("")
+    assert "(it is a file); remove it, or name another with --out" in tropism("sample", folder, "--out", tmp_path / "file").stderr
 
 
 def test_report_and_compare(finished: tuple[Path, Result], tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def test_what_cannot_be_steered_is_told(tmp_path, words, message):
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     result = run("steer", "toy/ddpo", "--out", tmp_path)
-    assert result.exit_code == 1 and "exists and is not an empty folder" in result.output
+    assert result.exit_code == 1 and "exists and is not an empty folder (it holds mine.txt)" in result.output
+    assert "remove it, or name another with --out" in result.output
     with pytest.raises(TropismError, match="is no folder of steered samples"):
         report.steered(tmp_path, {})
 

@@ -176,7 +176,7 @@ def evaluate(job: Run, fresh: int = 0, folder: Path | None = None) -> tuple[dict
         if len(items) < fresh:
             raise RecipeError(f"{fresh} fresh held-out items asked for; beyond the {used} of its evaluations there are {len(items)}")
     if folder is not None:
-        gallery.refuse_full(folder)
+        gallery.refuse_full(folder, "--out, or 'folder' from Python")
     with job.trainable.reference():
         before = sampling.evaluation(job, items)
     with job.trainable.averaged():
@@ -194,7 +194,7 @@ def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), 
     """
     from tropism import assemble, gallery, own_pairs
 
-    gallery.refuse_full(folder)
+    gallery.refuse_full(folder, "FOLDER, or 'folder' from Python")
     catalog = loaded(plugin_files)[1]
     made, text, where = load_recipe(recipe, catalog, overrides)
     assemble.check(made, catalog, text, where)

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from tropism.loop import Run
 
 
-def refuse_full(folder: Path) -> None:
-    """Raise RecipeError where something would be written over; a folder that is not there yet, or empty, is free."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"{folder} exists and is not an empty folder; name another")
+def refuse_full(folder: Path, by: str) -> None:
+    """Raise RecipeError where something would be written over; a folder that is not there yet, or empty, is free. by: how to name
+    another one, such as ``--out``."""
+    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if inside or (folder.exists() and not folder.is_dir()):
+        found = f"it holds {', '.join(inside[:3])}{', ...' if len(inside) > 3 else ''}" if inside else "it is a file"
+        raise RecipeError(f"{folder} exists and is not an empty folder ({found}); remove it, or name another with {by}")
 
 
 def save_samples(run: Run, samples: Rollout, prompts: int) -> Path:

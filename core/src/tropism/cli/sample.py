@@ -38,7 +38,7 @@ def command(
     if path.is_dir() and plugin_files:
         raise click.UsageError("--plugin goes with a recipe; a run has its plugins written down")
     folder = out or Path(f"samples-{path.resolve().name.removesuffix('.yaml') if path.exists() else source.replace('/', '-')}")
-    gallery.refuse_full(folder)
+    gallery.refuse_full(folder, "--out")
     job = api.trained(path) if path.is_dir() and not base else api.base(source, plugin_files)
     items = [{"prompt": prompt} for prompt in prompts] or job.heldout_items[:SHOWN]
     samples = api.sample(job, items, count, seed)

@@ -37,7 +37,7 @@ def steer_recipe(
     method: the recipe's own, or ``fk``, by default. Raises RecipeError, before any weight is loaded, for what cannot be steered, and where
     ``folder`` holds something.
     """
-    gallery.refuse_full(folder)
+    gallery.refuse_full(folder, "--out, or 'folder' from Python")
     run_folder = Path(source) if Path(source).is_dir() else None
     files = runfolder.open_run(run_folder)[1] if run_folder else tuple(plugin_files)
     catalog = api.loaded(files)[1]
