@@ -9,8 +9,9 @@ from scipy import stats
 
 from tropism.diffusion.samplers import DDIM
 from tropism.evaluate import BaseDistance, Estimate, alarms, measure
+from tropism.rewards.base import units
 from tropism.testing import scored
-from tropism.toy import ToyPolicy
+from tropism.toy import Near, ToyPolicy
 
 
 def test_the_interval_is_students():
@@ -69,6 +70,20 @@ def test_a_share_stays_a_share():
     some = torch.tensor([1, 1, 0, 1, 1, 1, 1, 1])
     assert Estimate.of(some.float()) == Estimate.of(some.bool())
     assert Estimate.of(some.bool()).high < 1 < Estimate.of(some + 1e-9).high, "Student's goes beyond"
+
+
+@pytest.mark.parametrize("stand", [0.0, 1.0])
+def test_a_reward_that_is_a_share_has_an_interval_also_where_all_stand_or_none(stand):
+    class Stands:
+        unit = "share"
+
+    made = scored(ToyPolicy(), [{"prompt": "p"}] * 24, DDIM(1.0), 3, torch.zeros(24))
+    made.cond.group = torch.arange(24)
+    made.scores = {"stands": torch.full((24,), stand), "distance": torch.full((24,), stand), "part": torch.linspace(0, 1, 24)}
+    found = measure(made, made, [], units({"stands": Stands(), "distance": Near(), "part": Stands()}))
+    assert found["stands"] == Estimate.of(made.scores["stands"] > 0) and found["stands"].high - found["stands"].low > 0.1
+    assert found["distance"].as_list() == [stand] * 3, "what says no unit may be anything"
+    assert found["part"] == Estimate.of(made.scores["part"]), "parts of a sample are no yes or no"
 
 
 def test_samples_of_one_prompt_are_worth_as_many_as_they_differ():

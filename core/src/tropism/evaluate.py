@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,20 +20,23 @@ class Estimate:
     high: float
 
     @staticmethod
-    def of(values: torch.Tensor, cluster: torch.Tensor | None = None) -> Estimate:
+    def of(values: torch.Tensor, cluster: torch.Tensor | None = None, unit: str = "") -> Estimate:
         """From values [B]. Samples of one prompt are alike, so with ``cluster`` [B] the prompts' means are what is counted
         (where there is more than one prompt).
 
-        The interval is Student's t over the units; with a single unit it is the value itself. Of a share, which is a bool tensor or one of
-        zeros and ones, it is Wilson's score interval (1927) with as many samples as the units' spread says that they are worth: it stays
-        within 0 and 1 and has a width also where all stand. In how many of 100 cases each holds the truth, by the exact law of the number
-        that stand: of 24 that stand with a chance of 0.95, Student's 71, a percentile bootstrap's 71, this 97; of 96, 86, 93 and 97; of 96
-        with 0.8, 95, 95 and 95.
+        The interval is Student's t over the units; with a single unit it is the value itself. Of a share it is Wilson's
+        score interval (1927) with as many samples as the units' spread says that they are worth: it stays within 0 and 1 and has a width
+        also where all stand. A share are bools, numbers that are both 0 and 1 and nothing else, and, where ``unit`` says that it is a
+        ``share``, also ones alone or zeros alone: without a unit these may be any measure that is the same for all.
+
+        In how many of 100 cases each holds the truth, by the exact law of the number that stand: of 24 that stand with a chance of 0.95,
+        Student's 71, a percentile bootstrap's 71, Wilson's 97; of 96, 86, 93 and 97; of 96 with 0.8, 95, 95 and 95.
         """
         from scipy.stats import t as student
 
         units = values.cpu().double()
-        share, samples = values.dtype == torch.bool or set(units.unique().tolist()) == {0.0, 1.0}, len(units)
+        found, samples = set(units.unique().tolist()), len(units)
+        share = values.dtype == torch.bool or found == {0.0, 1.0} or (unit == "share" and found <= {0.0, 1.0})
         if cluster is not None:
             _, index = cluster.cpu().unique(return_inverse=True)
             size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, torch.ones_like(units))
@@ -79,10 +82,17 @@ class BaseDistance:
         yield "base-distance", (samples.x0 - base.x0).float().square().flatten(1).mean(1).sqrt()
 
 
-def measure(samples: Rollout, base: Rollout, evaluators: Iterable[Evaluator]) -> dict[str, Estimate]:
-    """All estimates of a scored set of samples: its raw scores, then what the evaluators yield."""
+def estimates(scores: Mapping[str, torch.Tensor], group: torch.Tensor, units: Mapping[str, str] | None = None) -> dict[str, Estimate]:
+    """Of raw scores [B] by name. units: of those that have one, see :func:`tropism.rewards.base.units`."""
+    return {name: Estimate.of(values, group, (units or {}).get(name, "")) for name, values in scores.items()}
+
+
+def measure(
+    samples: Rollout, base: Rollout, evaluators: Iterable[Evaluator], units: Mapping[str, str] | None = None
+) -> dict[str, Estimate]:
+    """All estimates of a scored set of samples: its raw scores, in their ``units``, then what the evaluators yield."""
     group = samples.cond.group
-    found = {name: Estimate.of(values, group) for name, values in samples.scores.items()}
+    found = estimates(samples.scores, group, units)
     for evaluator in evaluators:
         for name, value in evaluator(samples, base):
             found[name] = value if isinstance(value, Estimate) else Estimate.of(value, group)

@@ -19,6 +19,7 @@ import torch
 import tropism
 from tropism.errors import RecipeError
 from tropism.recipe import Recipe, read
+from tropism.rewards.base import units
 
 if TYPE_CHECKING:
     from tropism.loop import Run
@@ -107,7 +108,6 @@ def write_summary(run: Run, status: str) -> None:
     """``summary.json``: the run in numbers, for a program to read."""
     before = run.evaluations[0][1] if run.evaluations else {}
     after = run.evaluations[-1][1] if run.evaluations else {}
-    units = {name: reward.unit for name, reward in run.rewards.items() if hasattr(reward, "unit")}
     summary = {
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
@@ -119,7 +119,7 @@ def write_summary(run: Run, status: str) -> None:
         "evaluated": run.evaluations[-1][0] if run.evaluations else 0,
         "samples": run.step * run.recipe.rollout.samples,
         "trained": [part.use for part in run.recipe.rewards],
-        "units": units,
+        "units": units(run.rewards),
         "alarms": run.alarms,
         "metrics": {name: {"before": before[name], "after": after[name]} for name in after if name in before},
     }

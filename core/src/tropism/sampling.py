@@ -14,6 +14,7 @@ from tropism.diffusion.rollout import collect
 from tropism.diffusion.samplers import Sampler
 from tropism.evaluate import Estimate, measure
 from tropism.optimizers.base import Batch
+from tropism.rewards.base import units
 from tropism.rewards.slices import raw_scores
 from tropism.scale.spread import brought_together, own_batches
 from tropism.types import Condition, Item, Rollout
@@ -98,5 +99,9 @@ def scored(run: Run, cond: Condition) -> Rollout:
 
 def measured(run: Run, samples: Rollout, base: Rollout) -> dict[str, Estimate]:
     """All estimates of an evaluation, made by the main process."""
-    values = run.processes.from_main(lambda: {name: e.as_list() for name, e in measure(samples, base, run.evaluators).items()})
+
+    def found() -> dict[str, list[float]]:
+        return {name: e.as_list() for name, e in measure(samples, base, run.evaluators, units(run.rewards)).items()}
+
+    values = run.processes.from_main(found)
     return {name: Estimate(*three) for name, three in values.items()}

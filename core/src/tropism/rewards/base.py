@@ -24,6 +24,11 @@ def needs(reward: Reward) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
 
+def units(rewards: Mapping[str, Reward]) -> dict[str, str]:
+    """What scores are counted in, by name, of the rewards that have a ``unit``: such as kB; or ``share``, whose mean is a share."""
+    return {name: reward.unit for name, reward in rewards.items() if hasattr(reward, "unit")}
+
+
 def fields(rollout: Rollout) -> dict[str, Any]:
     """All that a reward may name: media, the columns of the items, ``x0``, ``seed``, and ``t`` [B] for those that know of noise: the time,
     as the network knows it, of the state that a sample was predicted from; 0 for samples that were sampled to the end."""

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from tropism import gallery, runfolder
-from tropism.evaluate import Estimate
+from tropism.evaluate import Estimate, estimates
 from tropism.recipe import Part
 from tropism.report.read import Interval
 from tropism.report.told import Moment, Outcome, Prompt, Told
+from tropism.rewards.base import units
 from tropism.rewards.slices import raw_scores
 from tropism.scale import memory
 from tropism.steering.base import Method
@@ -104,7 +105,7 @@ def _outcome(job: Run, items: Sequence[Item], way: Way, seed: int, folder: Path)
     gallery.write(chosen, job.views, folder / "samples" / way.label, len(chosen), {"step": 0, "samples": len(chosen)})
     whole = {name: torch.cat(values) for name, values in found.items()}
     metrics = {name: Estimate.of(values) for name, values in whole.items() if values.isfinite().all()}
-    metrics |= {name: Estimate.of(values, chosen.cond.group) for name, values in chosen.scores.items()}
+    metrics |= estimates(chosen.scores, chosen.cond.group, units(job.rewards))
     return Outcome(
         label=way.label,
         method=way.part.model_dump(),
