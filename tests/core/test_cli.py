@@ -12,9 +12,10 @@ from types import ModuleType, SimpleNamespace
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from tropism import Entry, hookimpl, plugins, sampling
+from tropism import Entry, api, hookimpl, plugins, sampling
 from tropism.cli import cli
 from tropism.cli.group import COMMANDS
 
@@ -306,8 +307,12 @@ def test_eval_writes_a_page_of_both_models_where_it_is_told_to(finished: tuple[P
         assert contents(out / "samples" / step) == contents(folder / "samples" / step)
     page = (out / "report.html").read_text()
     assert "update 4" in page and "base model" in page and summary["recipe"] in page
+    assert summary["samples"] == 2 * 8 < whole["samples"], "those of this evaluation, not of training"
+    assert "policy-gradient" in page and "<summary>Environment</summary>" in page and not (out / "recipe.yaml").exists(), "no run to resume"
     again = tropism("eval", folder, "--out", out)
-    assert again.exit_code == 1 and "exists and is not an empty folder (it holds report.html, samples, summary.json)" in again.stderr
+    assert (
+        again.exit_code == 1 and "exists and is not an empty folder (it holds env.json, evaluated.yaml, report.html, ...)" in again.stderr
+    )
     assert "remove it, or name another with --out" in again.stderr
 
 
@@ -322,6 +327,33 @@ def test_eval_on_prompts_that_no_evaluation_has_seen(tmp_path: Path, monkeypatch
     assert result.exit_code == 0 and asked == [["fresh"] * 4 + ["fresher"] * 4] * 2
     refused = tropism("eval", folder, "--fresh", "3")
     assert refused.exit_code == 1 and "3 fresh held-out items asked for; beyond the 1 of its evaluations there are 2" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("data.train=[a, b, c]",), "the recipe's 3 held-out items are those that are trained on"),
+        (("data.train=[a, b]", "data.heldout=[c, a, d]"), "beyond the 1 of its evaluations there are 2, of which 1 are trained on"),
+    ],
+)
+def test_what_is_trained_on_is_not_fresh(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    folder = tmp_path / "run"
+    assert tropism("run", "toy/ddpo", *TINY, "train.iterations=1", "evaluate.prompts=1", *words, "--out", folder).exit_code == 0
+    refused = tropism("eval", folder, "--fresh", "2")
+    assert refused.exit_code == 1 and message in refused.stderr
+
+
+def test_the_page_of_weights_of_no_update_has_the_samples_of_both(tmp_path: Path) -> None:
+    job = api.base("toy/ddpo")
+    job.recipe = job.recipe.model_copy(update={"evaluate": job.recipe.evaluate.model_copy(update={"per_prompt": 4})})
+    with torch.no_grad():
+        job.policy.network.layers[-1].bias.add_(1.0)  # weights from elsewhere
+    api.evaluate(job, folder=tmp_path / "out")
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "out" / "samples").glob("step-*/index.json"))]
+    base, moved = ([tile["scores"]["toy/near"] for tile in one["tiles"]] for one in found)
+    assert len(base) == len(moved) == 4 and base != moved
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "base model" in page and "update 0" in page
 
 
 def test_sample_from_run_base_and_recipe(finished: tuple[Path, Result], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tropism.recipe import Part
 from tropism.report import told
 from tropism.steering.fk import Fk
 from tropism.toy import Near, ToyPolicy
-from tropism.turning import pipeline
+from tropism.turning import baseline, particles, pipeline
 from tropism.turning.particles import MOST, condition
 from tropism.turning.steerable import misfits
 
@@ -267,6 +267,24 @@ def test_the_steered_base_model_is_a_baseline_of_every_evaluation(tmp_path):
     assert fk[0] > one[0]
     refused = run("run", "toy/ddpo", *FEW, "evaluate.evaluators=[{use: steered, method: fkk}]", "--out", tmp_path / "no")
     assert refused.exit_code == 1 and "evaluator 'steered'" in refused.output and "did you mean 'fk'" in refused.output
+
+
+def test_the_baseline_is_of_the_prompts_that_are_evaluated(tmp_path, monkeypatch):
+    words = ("train.iterations=1", "rollout.samples=8", "rollout.batch=8", "evaluate.prompts=1", "evaluate.per_prompt=2", *FEW)
+    data = ("data.heldout=[seen, fresh, fresher]", "evaluate.evaluators=[{use: steered, method: best-of-n, particles: 2}]")
+    assert run("run", "toy/ddpo", *words, *data, "--out", tmp_path / "run").exit_code == 0
+    asked = []
+
+    def noted(job, items, *rest):
+        asked.append([item["prompt"] for item in items])
+        return particles.steered(job, items, *rest)
+
+    monkeypatch.setattr(baseline, "steered", noted)
+    job = api.trained(tmp_path / "run")
+    for fresh in (2, 2, 0):
+        before, after = api.evaluate(job, fresh)
+        assert before["best-of-n-2/toy/near"] == after["best-of-n-2/toy/near"]
+    assert asked == [["fresh", "fresher"], ["seen"]], "once for the same prompts"
 
 
 def test_a_recipe_without_rewards_has_nothing_to_steer_toward():

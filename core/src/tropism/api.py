@@ -163,28 +163,45 @@ def sample(job: Run, items: Sequence[Item], count: int = 1, seed: int = 0) -> Ro
 def evaluate(job: Run, fresh: int = 0, folder: Path | None = None) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """The recipe's evaluation of the base model and of ``job``'s weights, as in its run; nothing is logged.
 
-    fresh: on so many held-out items that the run's own evaluations, and so its guard and its reader, have not seen: what is chosen by an
-    evaluation looks better there than it is. Raises RecipeError where there are not as many. folder: a new or empty one, for the numbers,
-    the samples of both models and a page of them side by side, ``report.html``; otherwise nothing is saved.
+    fresh: on so many held-out items that neither training nor the run's own evaluations, and so its guard and its reader, have seen: what
+    is chosen by an evaluation looks better there than it is. Raises RecipeError where there are not as many. folder: a new or empty one,
+    for the numbers, the samples of both models and a page of them side by side, ``report.html``; otherwise nothing is saved.
     """
     from tropism import contact_sheet, gallery, sampling
-    from tropism.evaluate import measure
 
-    used, items = job.recipe.evaluate.prompts, None
-    if fresh:
-        items = job.heldout_items[used : used + fresh]
-        if len(items) < fresh:
-            raise RecipeError(f"{fresh} fresh held-out items asked for; beyond the {used} of its evaluations there are {len(items)}")
+    items = _unseen(job, fresh) if fresh else None
     if folder is not None:
         gallery.refuse_full(folder, "--out, or 'folder' from Python")
-    with job.trainable.reference():
-        before = sampling.evaluation(job, items)
-    with job.trainable.averaged():
-        after = sampling.evaluation(job, items)
-    found = measure(before, before, job.evaluators), measure(after, before, job.evaluators)
+    begin = job.clock.phases["evaluate"]
+    with job.clock.phase("evaluate"):
+        with job.trainable.reference():
+            before = sampling.evaluation(job, items)
+        with job.trainable.averaged():
+            after = sampling.evaluation(job, items)
+        found = sampling.measured(job, before, before), sampling.measured(job, after, before)
     if folder is not None:
-        contact_sheet.write(job, folder, (before, after), found)
+        contact_sheet.write(job, folder, (before, after), found, job.clock.phases["evaluate"] - begin)
     return found
+
+
+def _unseen(job: Run, count: int) -> list[Item]:
+    """So many of the held-out items after those of the run's evaluations, without those that are trained on."""
+    from tropism.types import content
+
+    used, learned = job.recipe.evaluate.prompts, {content(item) for item in job.train_items}
+    rest = job.heldout_items[used:]
+    items = [item for item in rest if content(item) not in learned]
+    if learned.issuperset(map(content, job.heldout_items)):
+        raise RecipeError(
+            f"{count} fresh held-out items asked for; the recipe's {len(job.heldout_items)} held-out items are those that are trained on, "
+            "as where its data names none; only a recipe with held-out items of its own (data.heldout) has fresh ones"
+        )
+    if len(items) < count:
+        trained_on = f", of which {len(rest) - len(items)} are trained on" if len(items) < len(rest) else ""
+        raise RecipeError(
+            f"{count} fresh held-out items asked for; beyond the {used} of its evaluations there are {len(rest)}{trained_on}; ask for fewer"
+        )
+    return items[:count]
 
 
 def pairs(recipe: str, folder: Path, count: int, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = ()) -> int:

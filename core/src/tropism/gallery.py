@@ -43,7 +43,7 @@ def drop_samples(folder: Path, step: int) -> None:
             shutil.rmtree(later)
 
 
-def write(samples: Rollout, views: Mapping[str, Any], folder: Path, most: int, counters: Mapping[str, int]) -> list[str]:
+def write(samples: Rollout, views: Mapping[str, Any], folder: Path, most: int, counters: Mapping[str, int | str]) -> list[str]:
     """At most ``most`` samples as files, with an ``index.json`` that begins with ``counters``. Returns the file names."""
     kind, media = next(iter(samples.media.items()))
     if kind not in views:

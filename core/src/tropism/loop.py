@@ -60,6 +60,7 @@ class Run:
         self.sampler, self.credit, self.optimizer = parts.sampler, parts.credit, parts.optimizer
         self.evaluation_sampler, self.steering = parts.evaluation_sampler, parts.steering
         self.heldout_items = parts.heldout
+        self.train_items = [] if recipe.offline else parts.train
         torch.manual_seed(recipe.seed)  # the adapter's first weights
         self.engine = Engine(recipe.device or default_device(), recipe.train.precision, recipe.train.deterministic, self.processes)
         self.policy = assemble.make(catalog, "policies", recipe.policy)

@@ -6,6 +6,7 @@ network runs in: bfloat16 states shift log-probabilities by more than the clip r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,6 +71,11 @@ def tree_cat(trees: Sequence[Tree], within: str = "") -> Tree:
 def _padded(values: list[torch.Tensor]) -> list[torch.Tensor]:
     longest = max(value.shape[2] for value in values)
     return [torch.cat([v, v.new_zeros(*v.shape[:2], longest - v.shape[2], *v.shape[3:])], 2) if v.shape[2] < longest else v for v in values]
+
+
+def content(item: Item) -> str:
+    """An item as a key: the same text for items of the same content."""
+    return json.dumps(item, sort_keys=True, default=str)
 
 
 def label(item: Item) -> str:

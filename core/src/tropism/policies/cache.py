@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from tropism.policy import Policy
-from tropism.types import Item, Tree, tree_cat, tree_map
+from tropism.types import Item, Tree, content, tree_cat, tree_map
 
 
 class Conditions:
@@ -26,7 +25,7 @@ class Conditions:
 
     def encode(self, items: Sequence[Item]) -> Tree:
         """The conditions [B, ...] of ``items``. Raises PolicyError where conditions of different items do not fit together."""
-        keys = [json.dumps(item, sort_keys=True, default=str) for item in items]
+        keys = [content(item) for item in items]
         fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in self.rows}
         new = list(fresh.items())
         for begin in range(0, len(new), self.batch):

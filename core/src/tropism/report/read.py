@@ -86,6 +86,7 @@ class Evaluation(BaseModel):
     samples: int
     kind: str
     tiles: list[Tile]
+    model: str = ""  # what the page calls it, where the step does not say which model it is of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def read(folder: Path) -> Run:
         )
     return Run(
         folder=folder,
-        recipe=_text(folder / "recipe.yaml") or "",
+        recipe=_text(folder / "recipe.yaml") or _text(folder / "evaluated.yaml") or "",
         environment=_json(folder / "env.json", TypeAdapter(dict[str, str])) or {},
         series=_series(metrics),
         summary=_json(folder / "summary.json", TypeAdapter(Summary)),

@@ -123,7 +123,7 @@ def _view(kind: str, views: Mapping[str, View], folder: Path) -> View:
 
 
 def _label(evaluation: Evaluation) -> str:
-    return f"update {evaluation.step:,}" if evaluation.step else "base model"
+    return evaluation.model or (f"update {evaluation.step:,}" if evaluation.step else "base model")
 
 
 def _seeds(columns: Sequence[Column]) -> dict[str, list[int]]:

@@ -9,21 +9,22 @@ import torch
 
 from tropism import assemble
 from tropism.errors import RecipeError
-from tropism.evaluate import Estimate
+from tropism.evaluate import Estimate, estimates
 from tropism.plugins import Catalog
 from tropism.recipe import Part
+from tropism.rewards.base import units
 from tropism.rewards.slices import raw_scores
 from tropism.sampling import EVALUATION_SEED
 from tropism.turning.particles import steered
-from tropism.types import Rollout
+from tropism.types import Item, Rollout, content
 
 if TYPE_CHECKING:
     from tropism.loop import Run
 
 
 class Steered:
-    """The evaluator ``steered``: one sample of each evaluation prompt, the best of ``particles`` that ``method`` steers with the base
-    model's weights and the rollout's sampler; all rewards of it, as ``fk-4/image/alignment``. It is made once.
+    """The evaluator ``steered``: one sample of each prompt that the samples are of, the best of ``particles`` that ``method`` steers with
+    the base model's weights and the rollout's sampler; all rewards of it, as ``fk-4/image/alignment``. Made once for the same prompts.
 
     method: a name, or ``{use: fk, lambda: 50}``. A trained model's sample costs a K-th of its forwards: training pays where it comes near.
     """
@@ -32,6 +33,7 @@ class Steered:
         given = {"use": method} if isinstance(method, str) else dict(method)
         self.part = Part.model_validate({**given, "particles": particles})
         self.run: Run | None = None
+        self.asked: list[str] = []
         self.found: dict[str, Estimate] = {}
 
     def attach(self, run: Run, catalog: Catalog) -> None:
@@ -43,17 +45,20 @@ class Steered:
         self.run, self.method = run, assemble.check(recipe, catalog, where="evaluator 'steered'").steering
 
     def __call__(self, samples: Rollout, base: Rollout) -> Iterator[tuple[str, torch.Tensor | Estimate]]:
-        if not self.found:
-            self.found = self._measured()
+        first = dict(zip(reversed(samples.cond.group.tolist()), reversed(samples.cond.items), strict=True))  # the first of each prompt's
+        items = [first[group] for group in dict.fromkeys(samples.cond.group.tolist())]
+        asked = [content(item) for item in items]
+        if asked != self.asked:
+            self.asked, self.found = asked, self._measured(items)
         yield from self.found.items()
 
-    def _measured(self) -> dict[str, Estimate]:
+    def _measured(self, items: list[Item]) -> dict[str, Estimate]:
         run, method = self.run, self.method
         assert run is not None and method is not None
-        items, parts = run.heldout_items[: run.recipe.evaluate.prompts], list[Rollout]()
         with run.trainable.reference():
             parts = [made.rollout(cond) for cond, made in steered(run, items, method, EVALUATION_SEED)]
         chosen = Rollout.cat(parts)
         scores = raw_scores(run.rewards, chosen, run.recipe.rollout.batch, run.engine.device)
         name = f"{self.part.use}-{method.particles}"
-        return {f"{name}/{reward}": Estimate.of(values, chosen.cond.group) for reward, values in scores.items()}
+        found = estimates(scores, chosen.cond.group, units(run.rewards))
+        return {f"{name}/{reward}": estimate for reward, estimate in found.items()}
