@@ -74,7 +74,7 @@ def is_number(given: Any) -> bool:
 def by_effective_size(rewards: torch.Tensor, part: float) -> torch.Tensor:
     """The lambda [P] at which exp(lambda r) has effective size 1 + ``part`` (K - 1), for rewards [P, K]; those that are not finite are
     no particles. Infinite where so many have the highest reward that no lambda goes that low. The size falls with lambda, so an interval is
-    cut into many parts at once and one of them kept, first by factors and then evenly: right to a part in a million, in few small operations.
+    cut into many parts at once and one of them kept, first by factors and then evenly: right to a part in a million, in a few operations.
     """
     alive = rewards.isfinite()
     top = torch.where(alive, rewards, -torch.inf).amax(1, keepdim=True)
