@@ -216,6 +216,20 @@ def test_every_file_says_what_it_is_and_nothing_about_this_machine(path):
     assert not re.search(r"/(home|root|work|tmp|Users)/\w", text)
 
 
+PAGES = [
+    page
+    for folder in (ROOT, ROOT / "docs", ROOT / "plugins", ROOT / "core")
+    for page in folder.glob("*.md" if folder == ROOT else "**/*.md")
+]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing, f"{page.relative_to(ROOT)} links to {missing}"
+
+
 def test_the_rules_can_fail(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text("from tropism.cli import main\ndef f():\n    import tropism.api\nif TYPE_CHECKING:\n    import tropism.loop\n")
