@@ -25,15 +25,13 @@ from typing import Any
 
 import torch
 from dso_page import page, plot
-from results import write
+from results import keep, write
 from rich.console import Console
-from rlcm_vs_ddpo import finished
+from runs import complete
 
 from tropism import api, checkpoint, plugins, sampling
-from tropism.errors import RecipeError
 from tropism.evaluate import Estimate, Evaluator, measure
 from tropism.loop import Run
-from tropism.recipe import read
 from tropism.rewards.combine import Combined, Part
 from tropism.steering.ascent import Ascent
 from tropism.steering.base import steer
@@ -88,11 +86,7 @@ class Bench:
         """What ``work`` gives, from the file of that name if it is there: in a run's own folder, so that it goes with the run."""
         file = folder / "measured" / f"{name}.json"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            found = work()
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(found))
-            part.rename(file)
+            keep(file, work())
             self.console.print(f"{folder.name} {name}: measured", highlight=False)
         return json.loads(file.read_text())
 
@@ -104,14 +98,7 @@ class Bench:
         schedule = (f"train.iterations={iterations}", f"evaluate.every={iterations}", f"save={{every: {every}, keep: 1000}}")
         settings = [*SHARED, *schedule, *small, *changes, f"seed={seed}"]
         folder = self.root / f"{name.replace(' ', '-')}-seed{seed}"
-        if not (folder / "recipe.yaml").exists():
-            api.run(recipe, settings, folder=folder, console=self.console)
-        elif read(folder / "recipe.yaml") != api.load_recipe(recipe, plugins.manager()[1], settings)[0]:
-            raise RecipeError(f"{folder} holds a run with other settings; give another --runs folder, or remove it")
-        elif not finished(folder):
-            api.resume(folder, console=self.console)
-        if not finished(folder):
-            raise KeyboardInterrupt
+        complete(folder, recipe, settings, api.load_recipe(recipe, plugins.manager()[1], settings)[0], "--runs folder", self.console)
         return folder
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
@@ -165,26 +152,23 @@ def chosen(curve: Sequence[Mapping[str, Sequence[float]]]) -> int:
 
 def untrained(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The base model, the best of four, and latents moved at test time: what is found, and seconds an object."""
-    count = len(bench.items["telling"])
+    items = bench.items["telling"]
 
-    def base() -> dict[str, Any]:
+    def timed(samples: Callable[[], Rollout]) -> dict[str, Any]:
         begin = time.process_time()
-        samples = bench.of_base("telling")
-        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
+        found = samples()
+        return {"seconds": (time.process_time() - begin) / len(items), "found": bench.measured(found, "telling")}
 
-    def best() -> dict[str, Any]:
-        begin = time.process_time()
-        several = made(bench.base, bench.items["telling"], OF)
-        angle = torch.tensor([one.angle for one in Stability().outcomes(several.media["occupancy"])]).reshape(-1, OF)
-        samples = taken(several, angle.argmin(1) + torch.arange(len(angle)) * OF)
-        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
+    yield "base", lambda: timed(lambda: bench.of_base("telling"))
+    yield f"best of {OF}", lambda: timed(lambda: steadiest(bench.base, items))
+    yield "test-time optimisation", lambda: timed(lambda: climb(bench.base, items))
 
-    def climbed() -> dict[str, Any]:
-        begin = time.process_time()
-        samples = climb(bench.base, bench.items["telling"])
-        return {"seconds": (time.process_time() - begin) / count, "found": bench.measured(samples, "telling")}
 
-    return iter((("base", base), (f"best of {OF}", best), ("test-time optimisation", climbed)))
+def steadiest(job: Run, items: Sequence[Item]) -> Rollout:
+    """Of OF samples of each item the one that tilts least in the simulator."""
+    several = made(job, items, OF)
+    angle = torch.tensor([one.angle for one in Stability().outcomes(several.media["occupancy"])]).reshape(-1, OF)
+    return taken(several, angle.argmin(1) + torch.arange(len(angle)) * OF)
 
 
 def climb(job: Run, items: Sequence[Item]) -> Rollout:

@@ -32,14 +32,14 @@ from methods_page import page
 from overhead import epoch
 from results import write
 from rich.console import Console
-from rlcm_vs_ddpo import evaluations, finished
+from runs import complete, evaluations, finished
 from stopwatch import first
 
 from tropism import api, plugins
 from tropism.errors import RecipeError
 from tropism.loop import Run
 from tropism.progress import Progress
-from tropism.recipe import Evaluate, Recipe, read
+from tropism.recipe import Evaluate, Recipe
 
 BASE = "image/rlcm-align"
 TRAINED = {"image/jpeg-estimate": -1.0, "image/alignment": 4.2}  # the metrics and weights of what is trained on
@@ -183,16 +183,9 @@ class Comparison:
     def curve(self, model: str, method: str, lr: float, seed: int) -> dict[str, list[float]]:
         """The evaluations of a run. Raises RecipeError where the folder holds a run with other settings."""
         folder = self.folder(model, method, lr, seed)
-        if not (folder / "recipe.yaml").exists():
-            self.console.print(f"[bold]{folder.name}[/bold]")
-            api.run(BASE, self.changes(model, method, lr, seed), folder=folder, console=self.console)
-        elif read(folder / "recipe.yaml") != self.recipe(model, method, lr, seed):
-            raise RecipeError(f"{folder} holds a run with other settings; give another OUT, or remove it")
-        elif not finished(folder):
-            self.console.print(f"[bold]{folder.name}[/bold] goes on")
-            api.resume(folder, console=self.console)
         if not finished(folder):
-            raise KeyboardInterrupt
+            self.console.print(f"[bold]{folder.name}[/bold]{' goes on' if (folder / 'recipe.yaml').exists() else ''}")
+        complete(folder, BASE, self.changes(model, method, lr, seed), self.recipe(model, method, lr, seed), "OUT", self.console)
         return summed(evaluations(folder / "metrics.jsonl"))
 
     def swept(self, model: str, method: str) -> list[dict[str, float]]:

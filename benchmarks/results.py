@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 
+def keep(file: Path, found: Any) -> None:
+    """Write JSON into a file that is there whole or not at all, and its folders."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.rename(file)
+
+
 def write(out: Path, name: str, found: Mapping[str, Any], text: str, draw: Callable[[Path], None]) -> None:
     """Write ``out``/name.json, .md and, by ``draw``, .svg; and print the page."""
     out.mkdir(parents=True, exist_ok=True)

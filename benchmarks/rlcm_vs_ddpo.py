@@ -15,10 +15,8 @@ A run that has finished in --runs is used again, one that was stopped goes on, s
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,11 @@ from typing import Any
 from curves import average, plot, table
 from results import write
 from rich.console import Console
+from runs import Curve, complete, evaluations
 
 from tropism import api, plugins
 from tropism.errors import RecipeError
-from tropism.recipe import Recipe, read
+from tropism.recipe import Recipe
 
 METHODS = ("rlcm", "ddpo")
 RECIPES = "image/{method}-{task}"
@@ -54,7 +53,6 @@ QUICK = (
     "evaluate.evaluators=[]",
     "save.every=1",
 )
-Curve = dict[str, list[float]]  # step, samples, seconds and one list for each evaluated metric
 
 
 class Comparison:
@@ -76,14 +74,7 @@ class Comparison:
         """The evaluations of a run. Raises RecipeError where the folder holds a run with other settings."""
         name, changes, wanted = self.recipe(task, method, lr, seed)
         folder = self.root / f"{task}-{method}-lr{lr:g}-seed{seed}"
-        if not (folder / "recipe.yaml").exists():
-            api.run(name, changes, folder=folder, console=self.console)
-        elif read(folder / "recipe.yaml") != wanted:
-            raise RecipeError(f"{folder} holds a run with other settings; give another --runs folder, or remove it")
-        elif not finished(folder):
-            api.resume(folder, console=self.console)
-        if not finished(folder):
-            raise KeyboardInterrupt
+        complete(folder, name, changes, wanted, "--runs folder", self.console)
         return evaluations(folder / "metrics.jsonl")
 
     def chosen(self, task: str, method: str, rates: Sequence[float]) -> tuple[float, dict[float, float]]:
@@ -110,29 +101,6 @@ class Comparison:
         }
         if unequal := [f"{name}: {a} and {b}" for name, (a, b) in pairs.items() if a != b]:
             raise RecipeError(f"{one.name} and {other.name} cannot be compared; " + "; ".join(unequal))
-
-
-def finished(folder: Path) -> bool:
-    """Whether a run folder holds a run that has come to its end."""
-    summary = folder / "summary.json"
-    return summary.exists() and json.loads(summary.read_text())["status"] == "finished"
-
-
-def evaluations(file: Path) -> Curve:
-    """What ``metrics.jsonl`` says of each evaluation. An evaluation's own seconds are those since the line before it."""
-    curve: Curve = defaultdict(list)
-    spent, before = 0.0, 0.0
-    for row in (json.loads(line) for line in file.read_text().splitlines()):
-        name = row["name"].removeprefix("eval/")
-        if name != row["name"] and not name.endswith(("/low", "/high")):
-            if row["step"] not in curve["step"]:
-                curve["step"].append(row["step"])
-                curve["samples"].append(row["samples"])
-                curve["seconds"].append(before - spent)
-                spent += row["seconds"] - before
-            curve[name].append(row["value"])
-        before = row["seconds"]
-    return dict(curve)
 
 
 def compare(comparison: Comparison, tasks: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from methods import BASE
 from methods import MODELS as TRAINED
-from results import write
+from results import keep, write
 from rich.console import Console
 from steering_cost import cost
 from steering_page import page, plot
@@ -199,10 +199,7 @@ class Measured:
         finally:
             job.sampler = own
         found = {"settings": settings, **made}
-        self.root.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.rename(file)
+        keep(file, found)
         self.console.print(f"{file.stem}: {found['seconds']:.3f} s a prompt", highlight=False)
         return found
 

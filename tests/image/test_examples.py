@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import runpy
-import shlex
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ import tropism_image.captions
 import tropism_image.generators.emoji
 import tropism_image.plugin
 from tests import tiny
+from tests.examples import command, load
 from tropism import api, assemble
 from tropism.policies.pipeline import PipelinePolicy, capture
 from tropism.recipe import parse
@@ -27,20 +26,12 @@ EXAMPLES = Path(__file__).parents[2] / "plugins" / "image" / "examples"
 ITEMS = [{"prompt": text} for text in ("a red apple", "a dog", "the sea", "sky", "two cats")]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def policy() -> PipelinePolicy:
     return capture(tiny.latent_consistency(), guidance_scale=3.0)
 
 
 def test_the_written_out_loop_makes_files_smaller():
-    rlcm, model = load("rlcm"), policy()
+    rlcm, model = load(EXAMPLES / "rlcm.py"), policy()
     before = rlcm.sample(model, ITEMS, 1000)
     first = JpegSize()(rlcm.sample(model, ITEMS[:1] * 8, 0).media["image"]).mean().item()
     sizes = rlcm.align(model, ITEMS[:1], iterations=6, samples=8, lr=3e-3)
@@ -65,7 +56,7 @@ def test_the_script_saves_before_and_after(monkeypatch, tmp_path, capsys):
 
 def test_a_plain_pipeline_is_steered(monkeypatch, tmp_path, capsys):
     tiny.latent_consistency().save_pretrained(tmp_path / "model")
-    steer = load("steer")
+    steer = load(EXAMPLES / "steer.py")
     monkeypatch.setattr(steer, "STUDENT", tmp_path / "model")
     monkeypatch.setattr(steer, "CALL", {"guidance_scale": 3.0})
     steer.main("a red apple", 2, tmp_path)
@@ -87,10 +78,7 @@ def test_redness_is_a_plugin_and_its_command_names_it():
     colours = torch.tensor([[1.0, 0, 0], [1, 1, 1], [0, 1, 0], [0.8, 0.2, 0.6]])
     pictures = colours[:, :, None, None].expand(-1, -1, 4, 6)
     torch.testing.assert_close(redness(pictures), torch.tensor([1.0, 0.0, -0.5, 0.4]))
-    line = re.search(r"^ +tropism run (.*?)\n\n", redness.__globals__["__doc__"], re.DOTALL | re.MULTILINE)
-    assert line is not None
-    name, *words = shlex.split(line[1].replace("\\\n", ""))
-    given, (flag, path) = words[:-2], words[-2:]
+    name, given, (flag, path) = command(redness.__globals__["__doc__"])
     assert (flag, Path(path).name) == ("--plugin", "own_reward.py")
     (target,) = [entry.target for entry in tropism_image.plugin.register_recipes() if entry.name == name]
     text = (Path(tropism_image.plugin.__file__).parent / target.partition(":")[2]).read_text()

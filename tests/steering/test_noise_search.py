@@ -63,16 +63,22 @@ def test_the_best_only_rises_and_costs_are_counted(patience):
     )
 
 
-@pytest.mark.parametrize("patience", [0, 1])
-def test_each_round_is_around_the_best_noise_since_the_last_restart(monkeypatch, patience):
-    rounds: list[Around] = []
+@pytest.fixture
+def rounds(monkeypatch):
+    """The streams of each round of a search, as they are made."""
+    made: list[Around] = []
 
     class Noted(Around):
         def __init__(self, *given: object) -> None:
             super().__init__(*given)
-            rounds.append(self)
+            made.append(self)
 
     monkeypatch.setattr("tropism.steering.zero_order.Around", Noted)
+    return made
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_each_round_is_around_the_best_noise_since_the_last_restart(rounds, patience):
     found = on_toy(ZeroOrder(particles=3, rounds=7, patience=patience), sampler=Ode(), prompts=5)
     rewards = [point.reward[:, -3:] for point in found.points[:-1]]
     for prompt in range(5):
@@ -93,16 +99,8 @@ def test_each_round_is_around_the_best_noise_since_the_last_restart(monkeypatch,
 
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
-def test_the_tree_leads_from_every_sample_to_the_noises_that_it_was_made_around(monkeypatch, patience):
+def test_the_tree_leads_from_every_sample_to_the_noises_that_it_was_made_around(rounds, patience):
     """Each round has, of a prompt: three kept samples, the pivot, three new ones; the first has the new ones alone."""
-    rounds: list[Around] = []
-
-    class Noted(Around):
-        def __init__(self, *given: object) -> None:
-            super().__init__(*given)
-            rounds.append(self)
-
-    monkeypatch.setattr("tropism.steering.zero_order.Around", Noted)
     found = on_toy(ZeroOrder(particles=3, rounds=9, patience=patience), sampler=Ode(), prompts=5)
     assert len(rounds) == 9 and [point.reward.shape[1] for point in found.points] == [3, *[7] * 8, 3]
     restarts = 0

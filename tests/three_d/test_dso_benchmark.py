@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def dso(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield __import__("dso")
-    for name in ("dso", "dso_page", "results", "rlcm_vs_ddpo", "curves"):
+    for name in ("dso", "dso_page", "results", "runs"):
         sys.modules.pop(name, None)
 
 

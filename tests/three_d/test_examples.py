@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shlex
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.examples import command, load
 from tests.three_d.test_barrier import N, box
 from tropism import api, assemble
 from tropism.recipe import parse
@@ -21,16 +19,8 @@ from tropism_3d.view import read
 EXAMPLES = Path(__file__).parents[2] / "plugins" / "3d" / "examples"
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_furniture_is_made_to_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    load("stand").main("Scopia/office_chair", 4, 4, tmp_path)
+    load(EXAMPLES / "stand.py").main("Scopia/office_chair", 4, 4, tmp_path)
     title, *lines = capsys.readouterr().out.splitlines()
     assert title == "chair (Scopia/office_chair), turned 0°, mirrored"
     told = [re.fullmatch(r"(\w+) +(\d) of 4 stand; F-score 0\.\d\d; they tilt by( \d+°){4}", line) for line in lines]
@@ -53,10 +43,7 @@ def test_airy_is_a_plugin_and_its_command_fits_together():
     # A top of 20 x 20 x 2 on a post of 4 x 4 x 16, in a hull that is the top and the frustum below it, with sides of 4 and of 20.
     empty = 1 - (20 * 20 * 2 + 4 * 4 * 16) / (20 * 20 * 2 + 16 / 3 * (16 + 400 + 80))
     assert nothing == -1 and abs(solid) < 0.01 and legged == pytest.approx(empty, abs=0.03)
-    line = re.search(r"^ +tropism run (.*?)\n\n", airy.__globals__["__doc__"], re.DOTALL | re.MULTILINE)
-    assert line is not None
-    name, *words = shlex.split(line[1].replace("\\\n", ""))
-    given, (flag, path) = words[:-2], words[-2:]
+    name, given, (flag, path) = command(airy.__globals__["__doc__"])
     assert (flag, Path(path).name) == ("--plugin", "own_mesh_reward.py")
     text = api.recipe_text(name, catalog)
     recipe = parse(text, name, given)

@@ -46,8 +46,7 @@ class Made:
         mesh = self.shapes[place].mesh
         if mesh is None:
             return render.picture(None, TILE)
-        turn = np.eye(4)
-        turn[:3, :3] = trimesh.transformations.quaternion_matrix(self.outcomes[place].pose)[:3, :3]
+        turn = trimesh.transformations.quaternion_matrix(self.outcomes[place].pose)
         return render.picture(mesh.copy().apply_transform(turn), TILE)
 
 
